@@ -1,0 +1,228 @@
+"""Building a network from its name: ours, torchvision's, timm's, or a user's own function."""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from slimmable.errors import MissingDependencyError, RecipeError
+from slimmable.models.digits_cnn import digits_cnn
+from slimmable.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
+from slimmable.models.resnet_cifar import resnet_cifar
+
+InputSize = tuple[int, int, int]
+TORCHVISION_WIDTH = frozenset({"mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"})
+"""torchvision's networks with a ``width_mult`` of their own."""
+
+
+class BuiltModel(NamedTuple):
+    """A network and the ``(channels, height, width)`` of one of its inputs."""
+
+    model: nn.Module
+    input_size: InputSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A network of this library: its builder, which takes ``width`` and ``num_classes``, and its input."""
+
+    build: Callable[..., nn.Module]
+    input_size: InputSize
+
+
+MODELS: Mapping[str, ModelEntry] = MappingProxyType(
+    {
+        "digits_cnn": ModelEntry(build=digits_cnn, input_size=(1, 8, 8)),
+        "mobilenet_v1": ModelEntry(build=mobilenet_v1, input_size=(3, 224, 224)),
+        "mobilenet_v1_cifar": ModelEntry(build=mobilenet_v1_cifar, input_size=(3, 32, 32)),
+        "resnet20": ModelEntry(build=partial(resnet_cifar, 20), input_size=(3, 32, 32)),
+        "resnet32": ModelEntry(build=partial(resnet_cifar, 32), input_size=(3, 32, 32)),
+        "resnet44": ModelEntry(build=partial(resnet_cifar, 44), input_size=(3, 32, 32)),
+        "resnet56": ModelEntry(build=partial(resnet_cifar, 56), input_size=(3, 32, 32)),
+    }
+)
+"""Names of this library's networks, as the command line takes them."""
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    width: float | None = None,
+    pretrained: bool = False,
+) -> BuiltModel:
+    """Network called ``name``, with the size of its input.
+
+    ``name`` is looked up among this library's networks, then torchvision's, then timm's. ``torchvision:NAME`` and
+    ``timm:NAME`` say which of the two; ``module:function`` calls a function of the user's own (found from the working
+    directory or the installed packages) that returns a network, or a network and its ``(C, H, W)``.
+
+    Args:
+        name: What to build.
+        num_classes: Size of the output; ``None`` is the network's own default.
+        width: Multiplier of every channel count, for networks that are built at several; ``None`` is the default.
+        pretrained: Load the trained weights that torchvision or timm offer. With another ``num_classes`` the last layer
+            is new.
+
+    Returns:
+        The network, in training mode, and its input size: (3, 224, 224) where a user's function does not say.
+
+    Raises:
+        RecipeError: Nothing has that name, or it cannot be built with these options.
+        MissingDependencyError: The package that holds it is not installed.
+
+    >>> built = build_model("digits_cnn", width=0.25)
+    >>> built.input_size
+    (1, 8, 8)
+    """
+    options = {"num_classes": num_classes, "width": width}
+    options = {key: value for key, value in options.items() if value is not None}
+    origin, _, rest = name.partition(":")
+    if name in MODELS:
+        if pretrained:
+            raise RecipeError(f"pretrained=true: {name!r} has no published weights here; train it, or name another.")
+        return BuiltModel(MODELS[name].build(**options), MODELS[name].input_size)
+    if origin == "torchvision" and rest:
+        return _torchvision(_module("torchvision", wanted_by=name), rest, options, pretrained)
+    if origin == "timm" and rest:
+        return _timm(_module("timm", wanted_by=name), rest, options, pretrained)
+    if rest:
+        return _function(name, options, pretrained)
+    torchvision, timm = _optional("torchvision"), _optional("timm")
+    if torchvision is not None and name in torchvision.models.list_models():
+        return _torchvision(torchvision, name, options, pretrained)
+    if timm is not None and timm.is_model(name):
+        return _timm(timm, name, options, pretrained)
+    known = [*MODELS]
+    known += torchvision.models.list_models() if torchvision is not None else []
+    known += timm.list_models() if timm is not None else []
+    absent = [package for package, found in (("torchvision", torchvision), ("timm", timm)) if found is None]
+    hint = f" Not installed, so not searched: {', '.join(absent)}." if absent else ""
+    raise _unknown(name, known, "model:function for a network of your own" + hint)
+
+
+def _torchvision(torchvision: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
+    if name not in torchvision.models.list_models():
+        raise _unknown(name, torchvision.models.list_models(), "a name of torchvision.models")
+    options = dict(options)
+    if "width" in options:
+        if name not in TORCHVISION_WIDTH:
+            raise RecipeError(
+                f"width={options['width']}: torchvision's {name!r} is built at one width only; those built at any are "
+                f"{', '.join(sorted(TORCHVISION_WIDTH))}. Leave width out and let convert() vary it."
+            )
+        options["width_mult"] = options.pop("width")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    side = weights.transforms.keywords.get("crop_size", 224)
+    model = torchvision.models.get_model(name, **options)
+    if pretrained:
+        if "width_mult" in options:
+            raise RecipeError(
+                f"pretrained=true with width={options['width_mult']}: {name!r} has weights at width 1 only."
+            )
+        _load_all_but_last(model, weights.get_state_dict(progress=False), name)
+    return BuiltModel(model, (3, side, side))
+
+
+def _load_all_but_last(model: nn.Module, state: dict[str, Any], name: str) -> None:
+    own = model.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    fresh = sorted(own.keys() - fitting.keys())
+    if len(fresh) > 2:
+        raise RecipeError(
+            f"pretrained=true: the weights of {name!r} may differ in the last layer only, yet {len(fresh)} tensors do, "
+            f"{fresh[0]!r} first. Keep the network's own num_classes, or leave pretrained out."
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def _timm(timm: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
+    if not timm.is_model(name):
+        raise _unknown(name, timm.list_models(), "a name of timm.list_models()")
+    if "width" in options:
+        raise RecipeError(
+            f"width={options['width']}: timm's {name!r} is built at one width only. Leave width out and let convert() "
+            "vary it."
+        )
+    model = timm.create_model(name, pretrained=pretrained, **options)
+    channels, height, width = timm.data.resolve_model_data_config(model)["input_size"]
+    return BuiltModel(model, (channels, height, width))
+
+
+def _function(name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
+    module_name, _, function_name = name.partition(":")
+    if pretrained:
+        options = {**options, "pretrained": True}
+    with _working_directory_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise
+            raise RecipeError(
+                f"model {name!r}: no module {error.name!r} in the working directory or among installed packages; "
+                "expected torchvision:NAME, timm:NAME or module:function."
+            ) from error
+        function = vars(module).get(function_name)
+        if not callable(function):
+            public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            raise _unknown(function_name, public, f"a function of module {module_name!r}")
+        try:
+            inspect.signature(function).bind(**options)
+        except TypeError as error:
+            raise RecipeError(
+                f"model {name!r} was asked for {options}, which the function does not take: {error}."
+            ) from error
+        found = function(**options)
+    model, size = found if isinstance(found, tuple) and len(found) == 2 else (found, (3, 224, 224))
+    if not isinstance(model, nn.Module):
+        raise RecipeError(
+            f"model {name!r} returned a {type(model).__name__}; expected a torch.nn.Module, or a pair of it and its "
+            "(channels, height, width)."
+        )
+    return BuiltModel(model, size)
+
+
+def _module(package: str, *, wanted_by: str) -> ModuleType:
+    found = _optional(package)
+    if found is None:
+        raise MissingDependencyError(
+            f"model {wanted_by!r} needs {package}, which is not installed: pip install {package}"
+        )
+    return found
+
+
+def _optional(package: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        return None
+
+
+def _unknown(name: str, known: list[str], expected: str) -> RecipeError:
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    return RecipeError(
+        f"no model is called {name!r}; expected {expected}. "
+        + (f"Nearest names: {', '.join(near)}." if near else f"This library's names: {', '.join(MODELS)}.")
+    )
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
