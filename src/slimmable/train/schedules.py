@@ -32,6 +32,7 @@ class Constant:
     kind: Literal["constant"] = "constant"
 
     def factor(self, iteration: int, *, per_epoch: int, epochs: int) -> float:
+        """The factor at ``iteration``."""
         return 1.0
 
 
@@ -66,6 +67,7 @@ class Step:
         _check_ratio("Step.ratio", self.ratio)
 
     def factor(self, iteration: int, *, per_epoch: int, epochs: int) -> float:
+        """The factor at ``iteration``."""
         epoch = iteration // per_epoch
         return self.ratio ** sum(milestone <= epoch for milestone in self.milestones)
 
@@ -95,6 +97,7 @@ class Exponential:
         _check_ratio("Exponential.ratio", self.ratio)
 
     def factor(self, iteration: int, *, per_epoch: int, epochs: int) -> float:
+        """The factor at ``iteration``."""
         return self.ratio ** (iteration // per_epoch)
 
 
@@ -113,6 +116,7 @@ class Linear:
     kind: Literal["linear"] = "linear"
 
     def factor(self, iteration: int, *, per_epoch: int, epochs: int) -> float:
+        """The factor at ``iteration``."""
         return 1.0 - iteration / (epochs * per_epoch)
 
 
@@ -131,6 +135,7 @@ class Cosine:
     kind: Literal["cosine"] = "cosine"
 
     def factor(self, iteration: int, *, per_epoch: int, epochs: int) -> float:
+        """The factor at ``iteration``."""
         return 0.5 * (1.0 + math.cos(math.pi * iteration / (epochs * per_epoch)))
 
 

@@ -46,21 +46,22 @@ class Task(Protocol):
 
     Everything is a function of its arguments: two calls with the same seed and epoch give the same batches in the
     same order, so that a resumed run continues exactly where it stopped.
-
-    Attributes:
-        name: Short, for records.
-        metric: Key, in :meth:`Metric.compute`, of the figure that matters most.
-        higher_is_better: Whether a larger value of that figure is the better one.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Short, for records."""
+        ...
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> str:
+        """Key, in :meth:`Metric.compute`, of the figure that matters most."""
+        ...
 
     @property
-    def higher_is_better(self) -> bool: ...
+    def higher_is_better(self) -> bool:
+        """Whether a larger value of that figure is the better one."""
+        ...
 
     def model(self) -> nn.Module:
         """A new, plain network for this task."""

@@ -1,0 +1,91 @@
+"""One training step: several widths, one batch, one gradient."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slimmable.core.model import SlimmableModel
+from slimmable.core.space import Widths
+from slimmable.train.task import Batch, Outputs, Task
+
+
+def train_step(
+    net: SlimmableModel,
+    batch: Batch,
+    *,
+    task: Task,
+    widths_list: Sequence[Widths],
+    distill: bool,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> list[Tensor]:
+    r"""Add to every parameter's ``.grad`` the sum of its gradients at ``widths_list``.
+
+    With :math:`y_w` the network's outputs at widths :math:`w`, and :math:`w_1` the first,
+
+    .. math:: g = \nabla \ell(y_{w_1}) + \sum_{w \ne w_1} \nabla \ell(y_w)
+        \quad\text{or, distilled,}\quad
+        g = \nabla \ell(y_{w_1}) + \sum_{w \ne w_1} \nabla d(y_w, \operatorname{stop}(y_{w_1})),
+
+    :math:`\ell` being the loss against the labels and :math:`d` the one against a prediction. Each width's graph is
+    freed before the next width runs: summing the losses first would take 2.5 times the memory.
+
+    Args:
+        net: A converted model in training mode, so that the teacher's batch norms use batch statistics as its
+            students' do. Its parameters' gradients are left to be summed up further; clear them between steps.
+        batch: One batch of the task.
+        task: Gives the forward pass and the losses.
+        widths_list: Widths to train, the teacher first.
+        distill: Whether the widths after the first learn from its outputs instead of the labels.
+        precision: ``bfloat16`` runs the forward pass and the loss under autocast.
+
+    Returns:
+        The losses in the order of ``widths_list``: scalars, detached, still on the device.
+
+    Cost:
+        One forward and one backward pass per width; memory of the widest alone.
+
+    References:
+        Yu, Huang. Universally Slimmable Networks and Improved Training Techniques. ICCV 2019, Algorithm 1.
+    """
+    device = next(net.parameters()).device
+    losses: list[Tensor] = []
+    target: Outputs = None
+    with net.shared_gradients() as commit:
+        for index, widths in enumerate(widths_list):
+            with net.at(widths):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    outputs = task.forward(net, batch)
+                    if distill and index > 0:
+                        loss = task.distillation_loss(outputs, target, batch)
+                    else:
+                        loss = task.loss(outputs, batch)
+                if distill and index == 0:
+                    target = detached(outputs)
+                loss.backward()
+                commit()
+            losses.append(loss.detach())
+    return losses
+
+
+def detached(outputs: Outputs) -> Outputs:
+    """The same structure with every tensor cut off from the graph.
+
+    Tuples (named ones too), lists and mappings are rebuilt; anything else is passed on.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> detached({"boxes": [x * 2], "count": 3})
+        {'boxes': [tensor([2., 2.])], 'count': 3}
+    """
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    if isinstance(outputs, Mapping):
+        return {key: detached(value) for key, value in outputs.items()}
+    if isinstance(outputs, tuple):
+        make = getattr(type(outputs), "_make", tuple)  # named tuples bring their own constructor from an iterable
+        return make(detached(value) for value in outputs)
+    if isinstance(outputs, list):
+        return [detached(value) for value in outputs]
+    return outputs
