@@ -41,7 +41,7 @@ class MobileNetV1(nn.Module):
 def mobilenet_v1(width: float = 1.0, num_classes: int = 1000) -> nn.Module:
     r"""MobileNet v1 for images of about 224x224 pixels.
 
-    With stem and block outputs :math:`c_0 \ldots c_{13}`, each ``make_divisible(base * width, 8)``, convolutions and the
+    With stem and block outputs :math:`c_0 \ldots c_{13}`, each ``make_divisible(base * width, 8)``, convolutions and
     linear layer hold :math:`27 c_0 + \sum_i (9 c_{i-1} + c_{i-1} c_i) + (c_{13} + 1) K` parameters, the batch norms
     :math:`2 c_0 + 2 \sum_i (c_{i-1} + c_i)` more.
 

@@ -31,6 +31,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map of ``(B, outputs, H / stride, W / stride)``."""
         y = F.relu(self.bn1(self.conv1(x_BCHW)))
         y = self.bn2(self.conv2(y))
         if self.projection is not None:

@@ -196,7 +196,7 @@ def _module(package: str, *, wanted_by: str) -> ModuleType:
     found = _optional(package)
     if found is None:
         raise MissingDependencyError(
-            f"model {wanted_by!r} needs {package}, which is not installed: pip install {package}"
+            f"model {wanted_by!r} needs {package}, which is not installed: pip install 'slimmable[vision]'"
         )
     return found
 
