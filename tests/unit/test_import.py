@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+
 import slimmable
 
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "pydantic", "jsonargparse", "rich")
