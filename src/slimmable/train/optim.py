@@ -45,17 +45,22 @@ def parameter_groups(net: SlimmableModel, *, weight_decay: float, decay_depthwis
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def _decayed(module: nn.Module, depthwise: bool) -> Iterator[Parameter]:
+    # Not module.weight: in an elastic module that is the active part of the parameter.
+    own = dict(module.named_parameters(recurse=False))
     if isinstance(module, _CONVOLUTIONS):
-        if depthwise or module.groups == 1 or module.groups < module.in_channels:
-            yield module.weight
+        if not depthwise and 1 < module.groups == module.in_channels:
+            return
+        names: tuple[str, ...] = ("weight",)
     elif isinstance(module, nn.Linear):
-        yield module.weight
+        names = ("weight",)
     elif isinstance(module, nn.MultiheadAttention):
-        yield from (weight for name, weight in module.named_parameters(recurse=False) if name in _PROJECTIONS)
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    else:
+        return
+    yield from (own[name] for name in names if name in own)
 
 
 class OptimizerSettings(Protocol):

@@ -1,0 +1,145 @@
+"""One step adds up the gradients of its widths, and only the students learn from the teacher."""
+
+from collections import namedtuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from slimmable.train import train_step
+from slimmable.train.step import detached
+from tests.unit.train.toy import ToyTask, samples, toy_net
+
+
+@pytest.fixture
+def net():
+    net = toy_net().double().train()
+    net.model.dropout.p = 0.0  # else every forward pass of the oracle would draw other masks
+    return net
+
+
+@pytest.fixture
+def batch():
+    images, labels = samples(10, seed=5)
+    return images.double(), labels
+
+
+def gradients(net):
+    return {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
+def oracle(net, batch, widths_list, *, distill):
+    """Slow: one graph per width, differentiated on its own."""
+    images, labels = batch
+    total: dict[str, torch.Tensor] = {}
+    with torch.no_grad(), net.at(widths_list[0]):
+        target = net(images).softmax(1)
+    for index, widths in enumerate(widths_list):
+        with net.at(widths):
+            log_probabilities = net(images).log_softmax(1)
+            if distill and index > 0:
+                loss = -(target * log_probabilities).sum(1).mean()
+            else:
+                loss = -log_probabilities[torch.arange(len(labels)), labels].mean()
+            found = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+        for (name, _), gradient in zip(net.named_parameters(), found, strict=True):
+            if gradient is not None:
+                total[name] = total.get(name, torch.zeros_like(gradient)) + gradient
+    return total
+
+
+@pytest.mark.parametrize("distill", [False, True], ids=["labels", "distilled"])
+@pytest.mark.parametrize("ratios", [(1.0,), (1.0, 0.5), (1.0, 0.75, 0.5, 0.75)], ids=str)
+def test_gradients_are_the_sum_of_each_width_s_own(net, batch, ratios, distill):
+    widths_list = [net.space.uniform(ratio) for ratio in ratios]
+
+    train_step(net, batch, task=ToyTask(), widths_list=widths_list, distill=distill)
+
+    found, expected = gradients(net), oracle(net, batch, widths_list, distill=distill)
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_add_to_those_that_were_there(net, batch):
+    widths_list = [net.space.largest, net.space.smallest]
+    train_step(net, batch, task=ToyTask(), widths_list=widths_list, distill=True)
+    once = {name: gradient.clone() for name, gradient in gradients(net).items()}
+    train_step(net, batch, task=ToyTask(), widths_list=widths_list, distill=True)
+    for name, gradient in gradients(net).items():
+        torch.testing.assert_close(gradient, 2 * once[name], rtol=1e-10, atol=1e-12)
+
+
+def test_the_teacher_gets_no_gradient_from_its_students(net, batch):
+    class OnlyDistillation(ToyTask):
+        def loss(self, outputs, batch):
+            return 0 * F.cross_entropy(outputs, batch[1])
+
+    widths_list = [net.space.largest, net.space.smallest]
+    train_step(net, batch, task=OnlyDistillation(), widths_list=widths_list, distill=True)
+
+    gradient = gradients(net)["model.mix.weight"]
+    out_channels, in_channels = net.space.smallest.channels[1], net.space.smallest.channels[0]
+    assert gradient[:out_channels, :in_channels].abs().sum() > 0
+    assert gradient[out_channels:].abs().sum() == 0
+    assert gradient[:, in_channels:].abs().sum() == 0
+
+
+def test_the_teacher_predicts_in_training_mode(net, batch):
+    targets = []
+
+    class Listening(ToyTask):
+        def distillation_loss(self, outputs, target, batch):
+            targets.append(target)
+            return super().distillation_loss(outputs, target, batch)
+
+    with torch.no_grad():
+        expected = net(batch[0])
+    train_step(net, batch, task=Listening(), widths_list=[net.space.largest, net.space.smallest], distill=True)
+    torch.testing.assert_close(targets[0], expected)
+    assert not targets[0].requires_grad
+
+
+def test_losses_come_in_the_order_of_the_widths_without_a_graph(net, batch):
+    widths_list = [net.space.largest, net.space.smallest]
+    losses = train_step(net, batch, task=ToyTask(), widths_list=widths_list, distill=False)
+    for loss, widths in zip(losses, widths_list, strict=True):
+        with net.at(widths):
+            torch.testing.assert_close(loss, F.cross_entropy(net(batch[0]), batch[1]))
+        assert not loss.requires_grad
+
+
+def test_the_net_keeps_its_widths_even_when_a_loss_fails(net, batch):
+    class Failing(ToyTask):
+        def distillation_loss(self, outputs, target, batch):
+            raise ArithmeticError("no")
+
+    net.set(net.space.uniform(0.75))
+    with pytest.raises(ArithmeticError):
+        train_step(net, batch, task=Failing(), widths_list=[net.space.largest, net.space.smallest], distill=True)
+    assert net.widths == net.space.uniform(0.75)
+
+
+def test_bfloat16_leaves_gradients_in_float32():
+    net = toy_net().train()
+    losses = train_step(
+        net,
+        samples(6, seed=1),
+        task=ToyTask(),
+        widths_list=[net.space.largest, net.space.smallest],
+        distill=True,
+        precision="bfloat16",
+    )
+    assert all(torch.isfinite(loss) for loss in losses)
+    assert {gradient.dtype for gradient in gradients(net).values()} == {torch.float32}
+
+
+def test_outputs_of_any_structure_are_cut_off_from_the_graph():
+    Boxes = namedtuple("Boxes", ["corners", "scores"])
+    x = torch.ones(2, requires_grad=True) * 2
+    found = detached({"boxes": Boxes([x], (x, 3)), "none": None})
+    assert isinstance(found["boxes"], Boxes)
+    assert not found["boxes"].corners[0].requires_grad
+    assert not found["boxes"].scores[0].requires_grad
+    assert found["boxes"].scores[1] == 3
+    assert found["none"] is None
