@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -125,8 +125,8 @@ class _Run:
         place = torch.device(device) if device is not None else next(net.parameters()).device
         net.to(place)
         if _wants_channels_last(net, settings, place):
-            # torch's stub lacks the overload of nn.Module.to that takes a memory format alone.
-            cast(nn.Module, net).to(memory_format=torch.channels_last)
+            # The stub of nn.Module.to knows no memory format.
+            cast(Any, net).to(memory_format=torch.channels_last)
         groups = parameter_groups(net, weight_decay=settings.weight_decay, decay_depthwise=settings.decay_depthwise)
         state = RunState(
             net=net,

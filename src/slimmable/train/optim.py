@@ -96,7 +96,7 @@ class Sgd:
     def build(self, groups: Groups, *, lr: float) -> Optimizer:
         """The optimizer over ``groups``."""
         fused = _fusible(groups)
-        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
+        return _counted(torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class AdamW:
 
     def build(self, groups: Groups, *, lr: float) -> Optimizer:
         """The optimizer over ``groups``."""
-        return torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, fused=_fusible(groups))
+        return _counted(torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, fused=_fusible(groups)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,3 +164,17 @@ AnyOptimizer = Sgd | AdamW | Timm
 def _fusible(groups: Groups) -> bool:
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() for parameter in parameters)
+
+
+def _counted(optimizer: Optimizer) -> Optimizer:
+    """Let the weights' version counters grow with every step, as they do under any optimizer that is not fused.
+
+    Fused kernels write past the counters, by which a network tells that its calibration has gone stale.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def count(*_: object) -> None:
+        torch.autograd.graph.increment_version(parameters)
+
+    optimizer.register_step_post_hook(count)
+    return optimizer

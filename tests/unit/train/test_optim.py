@@ -82,6 +82,34 @@ def test_torch_optimizers_are_fused(settings):
     assert all(group["fused"] for group in optimizer.param_groups)
 
 
+@pytest.mark.parametrize("settings", [Sgd(), AdamW()], ids=repr)
+def test_a_step_is_seen_in_the_version_counters(settings):
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    before = weight._version
+    settings.build([{"params": [weight]}], lr=0.1).step()
+    assert weight._version > before
+
+
+@pytest.mark.parametrize("settings", [Sgd(), AdamW()], ids=repr)
+@pytest.mark.parametrize("shape", [(4, 6, 3, 3), (6, 4, 1, 1), (8, 1, 3, 3)], ids=str)
+def test_fused_steps_in_channels_last_equal_plain_ones(settings, shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    plain = nn.Parameter(start.clone())
+    fused = nn.Parameter(start.clone(memory_format=torch.channels_last))
+    reference = {Sgd: torch.optim.SGD, AdamW: torch.optim.AdamW}[type(settings)]
+    options = {"momentum": 0.9, "nesterov": True} if isinstance(settings, Sgd) else {"weight_decay": 0.01}
+    slow = reference([plain], lr=0.1, foreach=False, **options)
+    fast = settings.build([{"params": [fused], "weight_decay": options.get("weight_decay", 0.0)}], lr=0.1)
+    for gradient in gradients:
+        for parameter, optimizer in ((plain, slow), (fused, fast)):
+            optimizer.zero_grad()
+            (parameter * gradient).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(fused.detach(), plain.detach())
+
+
 @pytest.mark.parametrize("name", ["lamb", "nadamw", "rmsproptf"])
 def test_timm_optimizers_keep_the_groups(name):
     pytest.importorskip("timm")
