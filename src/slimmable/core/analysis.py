@@ -1,0 +1,191 @@
+"""From a graph to its width groups: run every operator's rule, then name what may vary and what may not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import fx
+
+from slimmable.core import rules as _rules  # noqa: F401  fills the table of rules
+from slimmable.core.layout import Block, Layout, Pin, Variables
+from slimmable.core.operators import Axes, Choice, Extent, Findings, Operator, Term
+from slimmable.core.trace import Call, Trace, shapes_of
+
+_MAXIMUM_PASSES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A parameter axis where a width begins."""
+
+    parameter: str
+    axis: int
+    module: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """Channels of a layer's output that cannot vary, and why."""
+
+    module: str
+    channels: int
+    of: int
+    why: Pin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What a network's graph says of its widths. Layouts are resolved: their variables are free.
+
+    Attributes:
+        variables: Units of each free variable, in the order in which the network meets them.
+        parameters: Layouts of the axes of every parameter and buffer that the graph reads.
+        opened: Parameter axes where a width begins.
+        fixed: Outputs of layers, or parts of them, that cannot vary.
+        attributes: Module attributes that follow an axis.
+        macs: Multiply-accumulates by module, of one example.
+        norms: Buffers of running statistics: module, mean, variance.
+        tensors: For every node its outputs' layouts (empty for inputs of fixed size).
+        trace: The graph.
+    """
+
+    variables: dict[int, int]
+    parameters: dict[str, Axes]
+    opened: tuple[Opened, ...]
+    fixed: tuple[Fixed, ...]
+    attributes: dict[tuple[str, str], tuple[Extent, ...]]
+    macs: tuple[tuple[str, Term], ...]
+    norms: tuple[tuple[str, str, str], ...]
+    tensors: dict[fx.Node, tuple[Axes, ...]]
+    trace: Trace
+
+
+Held = Mapping[str, str]
+"""Modules whose outputs are held at full width, and the reason."""
+
+
+def analyse(trace: Trace, *, held: Held, stopped: Mapping[str, str], aliases: Mapping[str, str]) -> Analysis:
+    """The width groups of a traced network.
+
+    A reshape that splits channels in two leaves open which factor varies. The inner one is tried first; where everything that
+    follows pins it (attention pins the width of its heads), the graph is analysed again with the outer one.
+
+    Args:
+        trace: The graph.
+        held: Modules whose layers' outputs stay at full width (with a reason for the report).
+        stopped: Modules whose own code fixes sizes: what their reshapes and slices touch stays at full width.
+        aliases: Parameters that are one tensor under several names: name by alias.
+    """
+    outer: frozenset[Choice] = frozenset()
+    for _ in range(_MAXIMUM_PASSES):
+        findings = _run(trace, outer, held, stopped, aliases)
+        futile = {key for key, layout in findings.inner.items() if not findings.variables.free(layout)} - outer
+        if not futile:
+            break
+        outer |= {max(key for key in futile if key[0] == node) for node, _ in futile}  # the innermost split of each
+    return _conclude(trace, findings, aliases)
+
+
+def _run(
+    trace: Trace, outer: frozenset[Choice], held: Held, stopped: Mapping[str, str], aliases: Mapping[str, str]
+) -> Findings:
+    findings = Findings(outer=outer)
+    variables = findings.variables
+    known: dict[str, Axes] = {}
+    for node in trace.inputs:
+        findings.axes[node] = [tuple((Block(None, size),) for size in shape) for shape in shapes_of(node)]
+    for call in trace.calls:
+        for node in call.node.all_input_nodes:
+            if node not in findings.axes and node in trace.parameters:
+                name = aliases.get(trace.parameters[node], trace.parameters[node])
+                if name not in known:
+                    known[name] = tuple(variables.fresh(size) for size in shapes_of(node)[0])
+                findings.axes[node] = [known[name]]
+        operator = Operator(call, findings)
+        before = len(findings.opened)
+        findings.axes[call.node] = operator.run()
+        for node, axis, module in findings.opened[before:]:
+            if reason := _covering(held, module):
+                variables.pin(findings.axes[node][0][axis], Pin(reason=reason, module=module, line=call.line))
+        if (reason := stopped.get(call.module)) and call.name.startswith(_SIZED):
+            for node in (call.node, *call.node.all_input_nodes):
+                for layout in (layout for axes in findings.axes[node] for layout in axes):
+                    variables.pin(layout, operator.because(reason))
+    for node in trace.outputs:
+        why = Pin(reason="is the network's output", operator="output")
+        for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
+            variables.pin(layout, why)
+    return findings
+
+
+_SIZED = tuple(
+    f"aten.{name}" for name in ("view", "reshape", "_unsafe_view", "expand", "slice", "split", "narrow", "unflatten", "flatten")
+)
+"""Operators whose arguments a module's code may have fixed."""
+
+
+def _covering(held: Held, module: str) -> str | None:
+    """The reason for which a module, or one that contains it, is held."""
+    path = module
+    while True:
+        if path in held:
+            return held[path]
+        if not path:
+            return None
+        path = path.rpartition(".")[0]
+
+
+def _conclude(trace: Trace, findings: Findings, aliases: Mapping[str, str]) -> Analysis:
+    variables = findings.variables
+    resolve = variables.resolve
+    parameters: dict[str, Axes] = {}
+    for node, name in trace.parameters.items():
+        if node in findings.axes:
+            parameters[aliases.get(name, name)] = tuple(resolve(layout) for layout in findings.axes[node][0])
+    free = dict.fromkeys(var for axes in parameters.values() for layout in axes for var in variables.free(layout))
+    name_of = {node: aliases.get(name, name) for node, name in trace.parameters.items()}
+    opened = tuple(
+        Opened(parameter=name_of[node], axis=axis, module=module)
+        for node, axis, module in findings.opened
+        if node in name_of
+    )
+    return Analysis(
+        variables={var: variables.units(var) for var in free},
+        parameters=parameters,
+        opened=opened,
+        fixed=tuple(_fixed(variables, findings)),
+        attributes={
+            key: tuple(Extent(layout=resolve(e.layout), multiply=e.multiply, divide=e.divide) for e in extents)
+            for key, extents in findings.attributes.items()
+        },
+        macs=tuple((module, _resolved(term, resolve)) for module, term in findings.macs),
+        norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
+        tensors={node: tuple(tuple(map(resolve, axes)) for axes in outputs) for node, outputs in findings.axes.items()},
+        trace=trace,
+    )
+
+
+def _resolved(term: Term, resolve: Callable[[Layout], Layout]) -> Term:
+    return Term(constant=term.constant, layouts=tuple(resolve(layout) for layout in term.layouts))
+
+
+def _fixed(variables: Variables, findings: Findings) -> Iterable[Fixed]:
+    """One entry for each layer whose output cannot vary, whole or in part."""
+    seen: set[tuple[fx.Node, int]] = set()
+    for node, axis, module in findings.opened:
+        if (node, axis) in seen:
+            continue
+        seen.add((node, axis))
+        layout = findings.axes[node][0][axis]
+        reasons: dict[Pin, int] = {}
+        for span, why in variables.pins(layout):
+            if why is not None:
+                reasons[why] = reasons.get(why, 0) + span
+        for why, channels in reasons.items():
+            yield Fixed(module=module, channels=channels, of=variables.size(layout), why=why)
+
+
+def calls_in(trace: Trace, module: str) -> list[Call]:
+    """Operators that a module's own code calls."""
+    return [call for call in trace.calls if call.module == module]

@@ -1,0 +1,236 @@
+"""Putting an elastic network together from an analysis: slots, classes, batch-norm tables, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from slimmable.core.analysis import Analysis
+from slimmable.core.axes import Axis
+from slimmable.core.elastic import SCALE, make_elastic
+from slimmable.core.extract import foldable
+from slimmable.core.groups import Grouping
+from slimmable.core.model import SlimmableModel
+from slimmable.core.norms import Kind, NormLayer, NormTable, sliced_tensors
+from slimmable.core.report import ConversionReport, GroupReport, PinReport
+from slimmable.core.space import Widths
+from slimmable.core.state import BatchNorm, ScaleSlot, SizeSlot, Slot, State, StatisticSlot, TensorSlot
+from slimmable.core.widen import widen
+
+Owner = tuple[nn.Module, str]
+
+
+class _Slots:
+    """Slots of each module, while they are collected."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.tensors: dict[nn.Module, dict[str, int]] = {}
+        self.statistics: dict[nn.Module, dict[str, int]] = {}
+        self.sizes: dict[nn.Module, dict[str, int]] = {}
+
+    def add(self, kind: dict[nn.Module, dict[str, int]], module: nn.Module, name: str, slot: Slot) -> None:
+        kind.setdefault(module, {})[name] = len(self.state.slots)
+        self.state.slots.append(slot)
+
+    def attach(self) -> None:
+        for module in {**self.tensors, **self.statistics, **self.sizes}:
+            make_elastic(
+                module,
+                self.state,
+                tensors=self.tensors.get(module, {}),
+                statistics=self.statistics.get(module, {}),
+                sizes=self.sizes.get(module, {}),
+            )
+
+
+def assemble(
+    model: nn.Module,
+    analysis: Analysis,
+    grouping: Grouping,
+    *,
+    batch_norm: BatchNorm,
+    switches: Sequence[Widths],
+    averaged: bool,
+) -> SlimmableModel:
+    """Make ``model`` elastic, in place."""
+    axes = {name: tuple(map(grouping.axis, layouts)) for name, layouts in analysis.parameters.items()}
+    space = grouping.space
+    folds = foldable(analysis.trace, model)
+    gains = _ones(analysis)
+    widen(model, axes, grouping.given, space.largest.channels, gains)
+    owners = _owners(model)
+    norms = _norm_layers(model, analysis, owners, axes)
+    state = State(space, norms, batch_norm)
+    slots = _Slots(state)
+    affine = {
+        (norm.module, name): (i, name) for i, norm in enumerate(norms) for name in norm.affine if batch_norm != "naive"
+    }
+    statistics = {(norm.module, name) for norm in norms for name in (norm.mean, norm.variance)}
+    for name, its in axes.items():
+        moving = tuple((dim, axis) for dim, axis in enumerate(its) if axis.varies)
+        for module, own in owners[name]:
+            if (module, own) in statistics and batch_norm != "naive":
+                continue
+            if moving or ((module, own) in affine and batch_norm == "private"):
+                slots.add(slots.tensors, module, own, TensorSlot(module, own, moving, affine.get((module, own))))
+    if batch_norm != "naive":
+        for i, norm in enumerate(norms):
+            for name, own in (("mean", norm.mean), ("var", norm.variance), ("count", "num_batches_tracked")):
+                slots.add(slots.statistics, norm.module, own, StatisticSlot(i, name))
+    _add_sizes(slots, model, analysis, grouping)
+    if averaged:
+        _add_scales(slots, axes, owners)
+    tables = _tables(space.largest.channels, norms, _table_kinds(grouping, batch_norm, switches), _given(grouping))
+    if batch_norm != "naive":
+        for norm in norms:
+            for own in (norm.mean, norm.variance, "num_batches_tracked"):
+                norm.module._buffers[own] = None
+            for own in norm.affine if batch_norm == "private" else ():
+                norm.module._parameters[own] = None
+    slots.attach()
+    net = SlimmableModel(model, state, _report(analysis, grouping, model), analysis, folds)
+    for table in tables:
+        state.tables[table.widths] = table
+        net.put_table(table)
+    net.set(switches[0] if batch_norm == "private" and norms else _given(grouping))
+    return net
+
+
+def _given(grouping: Grouping) -> Widths:
+    """The widths of the network as it was given."""
+    return Widths(grouping.space.names, grouping.given)
+
+
+def _owners(model: nn.Module) -> dict[str, list[Owner]]:
+    """Every place that holds a tensor, by each of its names."""
+    places: dict[int, list[Owner]] = {}
+    for module in model.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append((module, name))
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: places[id(tensor)] for name, tensor in named}
+
+
+def _ones(analysis: Analysis) -> list[str]:
+    """Gains and variances: tensors whose neutral value is 1."""
+    gains = [
+        analysis.trace.parameters[node]
+        for call in analysis.trace.calls
+        if "norm" in call.name
+        for key in ("weight", "running_var")
+        if (node := call.values.get(key)) in analysis.trace.parameters
+    ]
+    return list(dict.fromkeys(gains))
+
+
+def _norm_layers(
+    model: nn.Module, analysis: Analysis, owners: dict[str, list[Owner]], axes: dict[str, tuple[Axis, ...]]
+) -> list[NormLayer]:
+    layers: dict[int, NormLayer] = {}
+    paths = {module: path for path, module in model.named_modules()}
+    for _, mean, variance in analysis.norms:
+        for (module, mean_name), (_, variance_name) in zip(owners[mean], owners[variance], strict=True):
+            affine = tuple(name for name in ("weight", "bias") if module._parameters.get(name) is not None)
+            layers[id(module)] = NormLayer(
+                path=paths[module], module=module, mean=mean_name, variance=variance_name, axis=axes[mean][0], affine=affine
+            )
+    return list(layers.values())
+
+
+def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Grouping) -> None:
+    """Attributes such as ``out_channels`` or ``groups`` that follow an axis, where the module has them with that very value."""
+    given = grouping.given
+    for (path, name), extents in analysis.attributes.items():
+        module = model.get_submodule(path)
+        slot = SizeSlot(tuple(grouping.axis(e.layout) for e in extents), extents[0].multiply, extents[0].divide, False)
+        value = module.__dict__.get(name)
+        if isinstance(value, tuple):
+            slot = SizeSlot(slot.axes, slot.multiply, slot.divide, True)
+        if any(axis.varies for axis in slot.axes) and value == slot.value(given):
+            slots.add(slots.sizes, module, name, slot)
+
+
+def _add_scales(slots: _Slots, axes: dict[str, tuple[Axis, ...]], owners: dict[str, list[Owner]]) -> None:
+    """The factor of every convolution and linear layer whose input varies."""
+    maximum = slots.state.maximum
+    for name, its in axes.items():
+        for module, own in owners[name]:
+            if own == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+                axis = its[0 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 1]
+                if axis.varies:
+                    slots.add(slots.sizes, module, SCALE, ScaleSlot(axis, axis.size(maximum)))
+
+
+def _table_kinds(grouping: Grouping, batch_norm: BatchNorm, switches: Sequence[Widths]) -> dict[Widths, Kind]:
+    if batch_norm == "naive":
+        return {}
+    if batch_norm == "private":
+        return dict.fromkeys(switches, "private")
+    space = grouping.space
+    return dict.fromkeys((space.largest, space.smallest, _given(grouping)), "tracked")
+
+
+def _tables(
+    maximum: Sequence[int], norms: Sequence[NormLayer], kinds: dict[Widths, Kind], given: Widths
+) -> list[NormTable]:
+    if not norms:
+        return []
+    return [
+        NormTable(widths, kind, sliced_tensors(norms, widths, maximum, affine=kind == "private"), given=widths == given)
+        for widths, kind in kinds.items()
+    ]
+
+
+def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> ConversionReport:
+    space = grouping.space
+    producers: dict[int, dict[str, None]] = {i: {} for i in range(len(space.groups))}
+    consumers: dict[int, dict[str, None]] = {i: {} for i in range(len(space.groups))}
+    opened = {(each.parameter, each.axis): each.module for each in analysis.opened}
+    elastic: dict[str, None] = {}
+    for name, layouts in analysis.parameters.items():
+        module = name.rpartition(".")[0]
+        for dim, layout in enumerate(layouts):
+            for var in dict.fromkeys(block.var for block in layout if block.var is not None):
+                side = producers if (name, dim) in opened else consumers
+                side[grouping.index[var]][module] = None
+                elastic[module] = None
+    layers = dict.fromkeys(each.parameter.rpartition(".")[0] for each in analysis.opened)
+    layers |= dict.fromkeys(module for module, _ in analysis.macs if module and _weighted(model, module))
+    reached = set(analysis.parameters)
+    return ConversionReport(
+        groups=tuple(
+            GroupReport(
+                name=g.name,
+                minimum=g.minimum,
+                base=g.base,
+                maximum=g.maximum,
+                divisor=g.divisor,
+                producers=tuple(producers[i]),
+                consumers=tuple(name for name in consumers[i] if name not in producers[i]),
+            )
+            for i, g in enumerate(space.groups)
+        ),
+        pinned=tuple(
+            PinReport(
+                layer=fixed.module,
+                channels=fixed.channels,
+                of=fixed.of,
+                reason=fixed.why.reason,
+                operator=fixed.why.operator,
+                module=fixed.why.module,
+                line=fixed.why.line,
+            )
+            for fixed in analysis.fixed
+        ),
+        layers=tuple(layers),
+        elastic=tuple(layer for layer in layers if layer in elastic),
+        unreached=tuple(name for name, _ in model.named_parameters() if name not in reached),
+        space=space,
+    )
+
+
+def _weighted(model: nn.Module, path: str) -> bool:
+    return isinstance(model.get_submodule(path)._parameters.get("weight"), Tensor)

@@ -1,0 +1,68 @@
+"""Axes in terms of width groups: which positions are active at given widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from slimmable.core.layout import Layout
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of positions of an axis: ``repeat`` positions for every ``unit`` channels of a group.
+
+    ``group`` is the group's place in the space; None for ``repeat`` constant positions.
+    """
+
+    group: int | None
+    repeat: int
+    unit: int = 1
+
+    def size(self, channels: Sequence[int]) -> int:
+        """Active positions."""
+        return self.repeat if self.group is None else channels[self.group] // self.unit * self.repeat
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The segments of an axis; a width keeps the first positions of each.
+
+    >>> joined = Axis((Segment(0, 1), Segment(1, 1)))          # a concatenation of two groups of at most 4 and 2 channels
+    >>> joined.active(channels=(3, 1), maximum=(4, 2))
+    [(0, 3), (4, 1)]
+    """
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def varies(self) -> bool:
+        """Whether any segment belongs to a group."""
+        return any(segment.group is not None for segment in self.segments)
+
+    def size(self, channels: Sequence[int]) -> int:
+        """Active positions."""
+        return sum(segment.size(channels) for segment in self.segments)
+
+    def active(self, channels: Sequence[int], maximum: Sequence[int]) -> list[tuple[int, int]]:
+        """Start and length of every active run among the positions at full width; runs that touch are joined."""
+        runs: list[tuple[int, int]] = []
+        start = 0
+        for segment in self.segments:
+            length = segment.size(channels)
+            if runs and runs[-1][0] + runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], runs[-1][1] + length)
+            elif length:
+                runs.append((start, length))
+            start += segment.size(maximum)
+        return runs
+
+
+def axis_of(layout: Layout, groups: Mapping[int, int], units: Mapping[int, int]) -> Axis:
+    """An axis from a resolved layout, given each variable's place in the space and its channels for one unit."""
+    return Axis(
+        tuple(
+            Segment(None, block.repeat) if block.var is None else Segment(groups[block.var], block.repeat, units[block.var])
+            for block in layout
+        )
+    )

@@ -1,0 +1,189 @@
+"""Conversion: from a network somebody has to one that runs at any width."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimmable.core.analysis import Analysis, analyse
+from slimmable.core.assemble import assemble
+from slimmable.core.groups import Grouping, Ranges, group
+from slimmable.core.model import SlimmableModel
+from slimmable.core.prove import NarrowFailure, compare_shapes, module_classes, require_equal, run_narrow
+from slimmable.core.space import Widths
+from slimmable.core.state import BatchNorm
+from slimmable.core.trace import Trace, trace
+from slimmable.errors import ConversionError
+
+_MAXIMUM_TRIES = 40
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    *,
+    min_ratio: float = 0.25,
+    max_ratio: float = 1.0,
+    divisor: int = 8,
+    exclude: Sequence[str] = (),
+    tie: Sequence[Sequence[str]] = (),
+    follow: Mapping[str, tuple[str, int]] | None = None,
+    switches: Sequence[float | Widths] | None = None,
+    batch_norm: BatchNorm | None = None,
+    averaged: bool = False,
+) -> SlimmableModel:
+    """A network that runs at any width, from one that runs at its own.
+
+    The graph of ``model`` on ``example_inputs`` says which channel counts can vary and which must vary together. What cannot is held
+    at full width, and ``net.report`` names the operator and the line that hold it. Nothing is ever frozen silently, and no
+    code of the network is changed: its modules go on running their own ``forward`` on parameters of the active size.
+
+    The conversion proves itself on the example: at the width of the given network the output equals the original's bit for bit; at the narrowest
+    and at a random width every operator yields what the analysis foresaw. A module whose code fixes a size is held and reported.
+
+    Args:
+        model: Any network that ``torch.export`` can trace. It is copied; its weights are kept.
+        example_inputs: A tensor, or the tuple of the forward's positional arguments; batch first.
+        min_ratio: Smallest multiple of each group's channels.
+        max_ratio: Largest multiple; above 1 the network is widened, and new weights are drawn at random.
+        divisor: Channels are multiples of it (of 8: unrounded counts cost up to 2.5 times the time per multiplication on CPUs).
+        exclude: Patterns of module paths (``"features.18"``, ``"head.*"``) whose outputs stay at full width.
+        tie: Sets of patterns of group names; the groups of a set share one ratio.
+        follow: Groups that uniform widths derive from another: ``{"block.expand": ("block.input", 6)}``.
+        switches: The fixed list of ratios or widths of S-Net, each with private batch norm [1].
+        batch_norm: ``"calibrated"`` (shared gain and shift, statistics calibrated for any width [2]; the default without switches),
+            ``"private"`` (the default with switches), or ``"naive"`` (everything shared: the baseline that fails [1]).
+        averaged: Multiply a layer's output by its full over its active input channels [2].
+
+    Returns:
+        The converted network, at the width and in the mode (training or evaluation) of the given one.
+
+    Raises:
+        ConversionError: The network cannot be traced or copied, an option names nothing, or the proof fails.
+
+    References:
+        [1] Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019.
+        [2] Yu, Huang. Universally Slimmable Networks and Improved Training Techniques. ICCV 2019.
+
+    Example:
+        >>> import torch, slimmable
+        >>> plain = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+        >>> net = slimmable.convert(plain, torch.zeros(1, 4))
+        >>> len(net.space), net.space.uniform(0.5)
+        (1, Widths(0=32))
+    """
+    ranges = Ranges(min_ratio=min_ratio, max_ratio=max_ratio, divisor=divisor)
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    kind: BatchNorm = batch_norm or ("private" if switches else "calibrated")
+    if (kind == "private") != bool(switches):
+        raise ConversionError(f"batch_norm={kind!r} with switches={switches!r}: private batch norm needs a list of switches, and only it does")
+    original = _copied(model).eval()
+    graph = trace(original, inputs)
+    aliases = _aliases(original)
+    held = _held(original, exclude)
+    stopped: dict[str, str] = {}
+    with torch.no_grad():
+        expected = copy.deepcopy(original)(*inputs)
+    for _ in range(_MAXIMUM_TRIES):
+        analysis = analyse(graph, held=held, stopped=stopped, aliases=aliases)
+        grouping = group(analysis, ranges, tie=tie, follow=follow or {})
+        try:
+            _prove_narrow(original, inputs, analysis, grouping)
+        except NarrowFailure as failure:
+            _hold(original, graph, failure, held, stopped)
+            continue
+        net = assemble(_copied(original), analysis, grouping, batch_norm=kind, switches=_switches(grouping, switches), averaged=averaged)
+        _prove_full(net, inputs, expected)
+        return net.train(model.training)
+    raise ConversionError(f"{type(model).__name__} could not be proved within {_MAXIMUM_TRIES} tries; last held: {list(held) + list(stopped)}")
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ConversionError(f"{type(model).__name__} cannot be copied: {error}; copy.deepcopy(model) must work") from error
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """First name of every tensor that has several, by the others."""
+    first: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if first.setdefault(id(tensor), name) != name:
+            aliases[name] = first[id(tensor)]
+    return aliases
+
+
+def _held(model: nn.Module, exclude: Sequence[str]) -> dict[str, str]:
+    if isinstance(exclude, str):
+        raise ConversionError(f"exclude takes a list of module paths, such as [{exclude!r}]; got a text")
+    paths = [path for path, _ in model.named_modules()]
+    held: dict[str, str] = {}
+    for pattern in exclude:
+        matched = [path for path in paths if path and fnmatchcase(path, pattern)]
+        if not matched:
+            raise ConversionError(f"exclude: no module matches {pattern!r}; print(model) shows their names")
+        held |= dict.fromkeys(matched, f"excluded by {pattern!r}")
+    return held
+
+
+def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> tuple[Widths, ...]:
+    space = grouping.space
+    found = [switch if isinstance(switch, Widths) else space.uniform(switch) for switch in switches or ()]
+    for widths in found:
+        space.check(widths)
+    return tuple(dict.fromkeys(found))
+
+
+def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping) -> None:
+    """Run the narrowest width, and compare every operator's shape at a random one."""
+    net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
+    plain = net.extract(grouping.space.smallest)
+    narrow = run_narrow(plain, inputs)
+    with torch.no_grad(), net.at(grouping.space.smallest):
+        require_equal(net(*inputs), narrow, "the narrowest width against its extracted network")
+    drawn = grouping.space.random(Random(0))
+    plain = net.extract(drawn)
+    run_narrow(plain, inputs)
+    compare_shapes(plain, inputs, analysis, grouping, drawn)
+
+
+def _hold(
+    original: nn.Module, graph: Trace, failure: NarrowFailure, held: dict[str, str], stopped: dict[str, str]
+) -> None:
+    """Take from a failure which modules' sizes are fixed by their code.
+
+    Raises:
+        ConversionError: Everything that could be held is held already.
+    """
+    alike = module_classes(original, failure.module)
+    called = {call.module for call in graph.calls}
+    if any(path not in stopped and path in called for path in alike):
+        stopped |= dict.fromkeys(alike, failure.reason)
+    elif failure.module not in held:
+        held |= dict.fromkeys(alike, failure.reason)
+    else:
+        raise ConversionError(
+            f"module {failure.module!r} ({type(original.get_submodule(failure.module)).__name__}) does not run at narrow widths: "
+            f"{failure.reason}; exclude it or the module that feeds it: convert(..., exclude=[...])"
+        ) from failure
+
+
+def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any) -> None:
+    """The given width equals the original bit for bit."""
+    space = net.space
+    given = Widths(space.names, tuple(group.base for group in space.groups))
+    if net.batch_norm == "private" and net.has_batch_norm and given not in net.switches:
+        return
+    with torch.no_grad(), net.at(given):
+        require_equal(net.eval()(*inputs), expected, "the given width against the original network")
+
+

@@ -1,0 +1,135 @@
+"""A sub-network as plain modules: the network's own classes, contiguous weights of the active size, nothing of ours."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from slimmable.core.elastic import SCALE, attached, make_plain
+from slimmable.core.state import SizeSlot, State, StatisticSlot, TensorSlot
+from slimmable.core.trace import Call, Trace
+from slimmable.errors import ExtractionError
+
+Fold = tuple[str, str]
+"""Paths of a convolution or linear layer and of the batch norm that alone reads its output."""
+
+
+def foldable(trace: Trace, model: nn.Module) -> list[Fold]:
+    """Layers whose output only a plain batch norm reads, each called once."""
+    called = Counter((call.module, call.name.split(".")[1]) for call in trace.calls)
+    found: list[Fold] = []
+    for call in trace.calls:
+        source = call.values.get("input")
+        if not call.name.startswith("aten.batch_norm") or not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        before = next((other for other in trace.calls if other.node is source), None)
+        if before is None or called[call.module, "batch_norm"] > 1 or called[before.module, before.name.split(".")[1]] > 1:
+            continue
+        layer, norm = model.get_submodule(before.module), model.get_submodule(call.module)
+        weight = before.values.get("weight")
+        own = isinstance(weight, fx.Node) and trace.parameters.get(weight) == f"{before.module}.weight"
+        if own and type(norm) in _NORMS and _takes(layer, before):
+            found.append((before.module, call.module))
+    return found
+
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _takes(layer: nn.Module, call: Call) -> bool:
+    """Whether a layer can take over the gain and shift of the batch norm behind it."""
+    if isinstance(layer, nn.Linear):
+        return len(call.outputs[0]) == 2
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return layer.groups == 1
+    return isinstance(layer, nn.modules.conv._ConvNd)
+
+
+def extract(model: nn.Module, state: State, folds: Sequence[Fold] | None) -> nn.Module:
+    """``model`` at the active widths of ``state`` (see :meth:`slimmable.SlimmableModel.extract`)."""
+    state.refresh()
+    if state.norm_layers:
+        state.require_statistics()
+        state.require_current()
+    memo: dict[int, Any] = {id(state): None}
+    with torch.no_grad():
+        for module in model.modules():
+            _copy_active_tensors(module, state, memo)
+        try:
+            plain = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise ExtractionError(f"the network cannot be copied: {error}; extract needs copy.deepcopy to work on it") from error
+        for module in list(plain.modules()):
+            _settle(module, state)
+        if folds is not None:
+            plain.eval()
+            for layer, norm in folds:
+                _fold(plain, layer, norm)
+    return plain
+
+
+def _copy_active_tensors(module: nn.Module, state: State, memo: dict[int, Any]) -> None:
+    """Note in ``memo`` the copy of every elastic tensor, so that the full one is never copied."""
+    own = attached(module)
+    for name, index in (own.slots if own else {}).items():
+        slot = state.slots[index]
+        if not isinstance(slot, TensorSlot):
+            continue
+        full = module._parameters.get(name)
+        full = module._buffers.get(name) if full is None else full
+        if full is None:
+            continue
+        value = state.active[index]
+        value = state.differentiable(index) if value is None else value
+        assert value is not None
+        kept = value.detach().clone(memory_format=_format_of(full))
+        memo[id(full)] = nn.Parameter(kept, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else kept
+
+
+def _format_of(full: Tensor) -> torch.memory_format:
+    channels_last = full.ndim == 4 and not full.is_contiguous() and full.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _settle(module: nn.Module, state: State) -> None:
+    """Give a copied module its own class, sizes and statistics."""
+    slots = make_plain(module)
+    scale = 1.0
+    for name, index in slots.items():
+        slot, value = state.slots[index], state.active[index]
+        if isinstance(slot, SizeSlot):
+            setattr(module, name, value)
+        elif isinstance(slot, StatisticSlot):
+            module._buffers[name] = None if value is None else value.detach().clone()
+        elif name == SCALE:
+            scale = value
+        elif slot.norm is not None and module._parameters.get(name) is None:
+            module._parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+    if scale != 1:
+        for name in ("weight", "bias"):
+            if (parameter := module._parameters.get(name)) is not None:
+                parameter.mul_(scale)
+
+
+def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:
+    """Merge a batch norm into the layer before it and put an identity in its place."""
+    layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert weight is not None and norm.running_mean is not None and norm.running_var is not None
+    moments = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    if isinstance(layer, nn.Linear):
+        weight, bias = fuse_linear_bn_weights(weight, bias, *moments)
+    else:
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        weight, bias = fuse_conv_bn_weights(weight, bias, *moments, transpose=transposed)
+    layer.register_parameter("weight", nn.Parameter(weight, requires_grad=weight.requires_grad))
+    layer.register_parameter("bias", nn.Parameter(bias, requires_grad=weight.requires_grad))
+    parent, _, name = norm_path.rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.Identity())

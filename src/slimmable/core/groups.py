@@ -1,0 +1,131 @@
+"""From the variables of an analysis to a width space with named groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from slimmable.core.analysis import Analysis
+from slimmable.core.axes import Axis, axis_of
+from slimmable.core.layout import Layout
+from slimmable.core.space import WidthGroup, WidthSpace, make_divisible
+from slimmable.errors import ConversionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """How far groups may vary."""
+
+    min_ratio: float
+    max_ratio: float
+    divisor: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_ratio <= self.max_ratio:
+            raise ConversionError(f"expected 0 < min_ratio <= max_ratio, got {self.min_ratio} and {self.max_ratio}")
+        if self.max_ratio < 1:
+            raise ConversionError(f"max_ratio must be at least 1 (the network as given), got {self.max_ratio}")
+        if self.divisor < 1:
+            raise ConversionError(f"divisor must be a positive whole number, got {self.divisor}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """A space, and how layouts are read in it."""
+
+    space: WidthSpace
+    index: Mapping[int, int]
+    units: Mapping[int, int]
+    given: tuple[int, ...]
+
+    def axis(self, layout: Layout) -> Axis:
+        """A resolved layout in terms of the space's groups."""
+        return axis_of(layout, self.index, self.units)
+
+
+def group(
+    analysis: Analysis,
+    ranges: Ranges,
+    *,
+    tie: Sequence[Sequence[str]],
+    follow: Mapping[str, tuple[str, int]],
+) -> Grouping:
+    """The width space of an analysis.
+
+    A group's channels count positions of the axis that opens it: a grouped convolution whose groups keep ``u`` channels each has
+    ``groups * u`` channels, in steps of ``groups``.
+
+    Raises:
+        ConversionError: A tie or a follower names no group.
+    """
+    names, units = _openers(analysis)
+    groups = tuple(_group(names[var], analysis.variables[var], units[var], ranges) for var in analysis.variables)
+    known = [each.name for each in groups]
+    followed = tuple(
+        each if each.name not in follow else _following(each, follow[each.name], known) for each in groups
+    )
+    for name in follow:
+        if name not in known:
+            raise ConversionError(f"follow: there is no width group {name!r}; the groups are {', '.join(known)}")
+    ties = tuple(filter(None, (tuple(_matching(patterns, known)) for patterns in tie)))
+    space = WidthSpace(followed, ranges.min_ratio, ranges.max_ratio, ties)
+    index = {var: place for place, var in enumerate(analysis.variables)}
+    given = tuple(analysis.variables[var] * units[var] for var in analysis.variables)
+    return Grouping(space=space, index=index, units=units, given=given)
+
+
+def _openers(analysis: Analysis) -> tuple[dict[int, str], dict[int, int]]:
+    """A unique name for every variable, and how many channels one unit of it is, from the first axis that opens it."""
+    names: dict[int, str] = {}
+    units: dict[int, int] = {}
+    openings = [(opened.module, analysis.parameters[opened.parameter][opened.axis]) for opened in analysis.opened]
+    bare = [(name, layout) for name, axes in analysis.parameters.items() for layout in axes]
+    for name, layout in [*openings, *bare]:
+        new = dict.fromkeys(block.var for block in layout if block.var is not None and block.var not in names)
+        for place, var in enumerate(new):
+            assert var is not None
+            parts = len({block.var for block in layout if block.var is not None})
+            label = name if parts == 1 else f"{name}[{place}]"
+            while label in names.values():
+                label += "'"
+            names[var] = label
+            units[var] = sum(block.repeat for block in layout if block.var == var)
+    return names, units
+
+
+def _group(name: str, count: int, unit: int, ranges: Ranges) -> WidthGroup:
+    base = count * unit
+    divisor = math.lcm(ranges.divisor, unit)
+    largest = base if ranges.max_ratio == 1 else max(base, make_divisible(base * ranges.max_ratio, divisor))
+    smallest = min(base, make_divisible(base * ranges.min_ratio, divisor))
+    if ranges.min_ratio == 1:
+        smallest = base
+    return WidthGroup(name=name, base=base, minimum=smallest, maximum=largest, divisor=divisor)
+
+
+def _following(each: WidthGroup, rule: tuple[str, int], known: Sequence[str]) -> WidthGroup:
+    leader, factor = rule
+    if leader not in known:
+        raise ConversionError(f"follow: there is no width group {leader!r}; the groups are {', '.join(known)}")
+    fields = {"name": each.name, "base": each.base, "minimum": each.minimum, "maximum": each.maximum}
+    return WidthGroup(**fields, divisor=each.divisor, follows=(leader, factor))  # pyright: ignore[reportArgumentType]
+
+
+def _matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Groups whose names match any of the patterns of one tie.
+
+    Raises:
+        ConversionError: A pattern matches none.
+    """
+    known = list(known)
+    if isinstance(patterns, str):
+        raise ConversionError(f"tie takes a list of sets of group names, such as [['layer1.*.conv1']]; got the text {patterns!r}")
+    matched: dict[str, None] = {}
+    for pattern in patterns:
+        found = [name for name in known if fnmatchcase(name, pattern) or name == pattern]
+        if not found:
+            raise ConversionError(f"tie: no width group matches {pattern!r}; the groups are {', '.join(known)}")
+        matched |= dict.fromkeys(found)
+    return list(matched)

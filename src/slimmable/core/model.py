@@ -1,0 +1,230 @@
+"""A network that runs at any width."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from slimmable.core.checkpoint import check_space
+from slimmable.core.extract import Fold, extract
+from slimmable.core.norms import NormLayer, NormTable, blank_tensors
+from slimmable.core.space import Widths, WidthSpace
+from slimmable.core.state import BatchNorm, State
+from slimmable.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from slimmable.core.analysis import Analysis
+    from slimmable.core.report import ConversionReport
+
+
+class SlimmableModel(nn.Module):
+    """One set of weights that runs at every width of its space; made by :func:`slimmable.convert`.
+
+    Attributes:
+        model: The network, with its own classes and names; its layers follow the active widths.
+        space: The widths it may take.
+        report: What may vary, and what may not and why.
+        analysis: Layouts of the graph's tensors, from which costs are computed.
+
+    Example:
+        >>> import torch, slimmable
+        >>> plain = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 10, 3))
+        >>> net = slimmable.convert(plain, torch.zeros(1, 3, 8, 8))
+        >>> with net.at(net.space.uniform(0.5)):
+        ...     net.model[0].weight.shape, net(torch.zeros(2, 3, 8, 8)).shape
+        (torch.Size([16, 3, 3, 3]), torch.Size([2, 10, 4, 4]))
+    """
+
+    def __init__(
+        self, model: nn.Module, state: State, report: ConversionReport, analysis: Analysis, folds: Sequence[Fold]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tables = nn.ModuleList()
+        self.report = report
+        self.analysis = analysis
+        self._state = state
+        self._folds = tuple(folds)
+        self._to_stamp: list[NormTable] = []
+        self.register_load_state_dict_post_hook(SlimmableModel._stamp_loaded)
+        self.train(model.training)
+
+    @property
+    def space(self) -> WidthSpace:
+        """The widths the network may take."""
+        return self._state.space
+
+    @property
+    def widths(self) -> Widths:
+        """The active widths."""
+        return self._state.widths
+
+    @property
+    def batch_norm(self) -> BatchNorm:
+        """How widths share batch norm: ``calibrated``, ``private`` or ``naive``."""
+        return self._state.batch_norm
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether any layer keeps running statistics."""
+        return bool(self._state.norm_layers)
+
+    @property
+    def switches(self) -> tuple[Widths, ...]:
+        """Widths with private batch norm, widest first as they were given; empty where batch norm is shared."""
+        return tuple(widths for widths, table in self._state.tables.items() if table.kind == "private")
+
+    @property
+    def tracked(self) -> tuple[Widths, ...]:
+        """Widths whose running statistics are followed during training."""
+        return tuple(widths for widths, table in self._state.tables.items() if table.kind != "calibrated")
+
+    @property
+    def calibrated(self) -> tuple[Widths, ...]:
+        """Widths that can be evaluated now: their statistics are known and belong to the present weights."""
+        version = self._state.version()
+        return tuple(
+            widths
+            for widths, table in self._state.tables.items()
+            if table.ready and (table.kind != "calibrated" or table.version == version)
+        )
+
+    def set(self, widths: Widths) -> None:
+        """Run at ``widths`` from now on.
+
+        Raises:
+            WidthError: They do not belong to this network's space.
+        """
+        self._state.set(widths)
+
+    @contextmanager
+    def at(self, widths: Widths) -> Iterator[None]:
+        """Run at ``widths`` inside the context; the widths before it come back, also after an error."""
+        before = self._state.widths
+        self._state.set(widths)
+        try:
+            yield
+        finally:
+            self._state.set(before)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output at the active widths.
+
+        Raises:
+            CalibrationError: In evaluation, batch norm has no statistics for these widths, or they are stale.
+        """
+        state = self._state
+        if not state.shares_gradients:
+            state.refresh()
+        if not self.training:
+            state.require_current()
+        return self.model(*args, **kwargs)
+
+    def shared_gradients(self) -> AbstractContextManager[Callable[[], None]]:
+        """Train several widths on one set of weights without a copy of any (see :mod:`slimmable.core.state`).
+
+        Yields ``commit``, to be called after each width's backward pass::
+
+            with net.shared_gradients() as commit:
+                for widths in (net.space.largest, net.space.smallest):
+                    with net.at(widths):
+                        loss(net(images), labels).backward()
+                    commit()
+        """
+        return self._state.share_gradients()
+
+    def extract(self, widths: Widths, *, fold_batch_norm: bool = False) -> nn.Module:
+        """The network at ``widths`` as a plain module of its original classes, weights contiguous, nothing of ours in it.
+
+        Args:
+            widths: Channels of each group.
+            fold_batch_norm: Merge each batch norm into the convolution or linear layer before it, for inference.
+
+        Returns:
+            A module in this network's mode (training or evaluation); in evaluation mode where ``fold_batch_norm``.
+
+        Raises:
+            WidthError: ``widths`` do not belong to the space.
+            CalibrationError: Batch norm has no current statistics for them.
+        """
+        with self.at(widths):
+            return extract(self.model, self._state, self._folds if fold_batch_norm else None)
+
+    def put_table(self, table: NormTable) -> None:
+        """Use ``table`` for its widths from now on."""
+        state = self._state
+        state.tables[table.widths] = table
+        self.tables = nn.ModuleList(state.tables.values())
+        state.drop(table.widths)
+
+    def drop_tables(self, keep: Collection[Widths]) -> None:
+        """Forget all batch-norm tables but those of some widths."""
+        state = self._state
+        for widths in [widths for widths in state.tables if widths not in keep]:
+            del state.tables[widths]
+        self.tables = nn.ModuleList(state.tables.values())
+        state.drop()
+
+    def stamp(self, table: NormTable) -> None:
+        """Note that ``table`` was measured with the present weights."""
+        table.version = self._state.version()
+
+    @property
+    def norm_layers(self) -> tuple[NormLayer, ...]:
+        """Layers that keep running statistics."""
+        return self._state.norm_layers
+
+    def table(self, widths: Widths) -> NormTable | None:
+        """The batch-norm table of ``widths``, if there is one."""
+        return self._state.tables.get(widths)
+
+    def get_extra_state(self) -> str:
+        """The space and the batch-norm tables, as JSON, for ``state_dict``."""
+        state = self._state
+        version = state.version() if state.norm_layers else 0
+        tables = [table.describe(version) for table in state.tables.values()]
+        return json.dumps({"space": self.space.to_json(), "batch_norm": self.batch_norm, "tables": tables})
+
+    def set_extra_state(self, state: str) -> None:
+        """Make the batch-norm tables that ``state_dict`` is about to fill.
+
+        Raises:
+            CheckpointError: The state belongs to a network of another space.
+        """
+        found = json.loads(state)
+        check_space(self.space, found["space"])
+        if found["batch_norm"] != self.batch_norm:
+            raise CheckpointError(
+                f"the checkpoint's batch norm is {found['batch_norm']}, this network's is {self.batch_norm}; "
+                "convert with the same switches and batch_norm"
+            )
+        own = self._state
+        like = next((buffer for table in own.tables.values() for buffer in table.buffers()), torch.zeros(()))
+        before, own.tables = own.tables, {}
+        for entry in found["tables"]:
+            widths, kind, ready = self.space.widths(entry["widths"]), entry["kind"], entry["ready"]
+            table = before.get(widths)
+            if table is None or table.kind != kind:
+                tensors = blank_tensors(own.norm_layers, widths, like, affine=kind == "private")
+                table = NormTable(widths, kind, tensors, given=ready and kind != "calibrated")
+            if ready and kind == "calibrated":
+                self._to_stamp.append(table)
+            own.tables[widths] = table
+        self.tables = nn.ModuleList(own.tables.values())
+        own.drop()
+
+    def _stamp_loaded(self, _keys: Any) -> None:
+        for table in self._to_stamp:
+            self.stamp(table)
+        self._to_stamp.clear()
+        self._state.drop()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlimmableModel:
+        super()._apply(fn, recurse)
+        self._state.drop()
+        return self

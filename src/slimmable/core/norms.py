@@ -1,0 +1,118 @@
+"""Batch-norm tables: what the normalisation layers of a network know of one width.
+
+A slimmed layer meets other inputs at every width, so that means and variances (S-Net: gains and shifts too) belong to a width. A table
+holds them for all layers of a network at one :class:`~slimmable.core.space.Widths`:
+
+* ``private``: gain, shift and running statistics, trained for a switch [S-Net];
+* ``tracked``: running statistics, followed during training (widest and narrowest width);
+* ``calibrated``: statistics measured after training for one state of the weights; they go stale when the weights change [US-Net].
+
+References:
+    S-Net: Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 3.1.
+    US-Net: Yu, Huang. Universally Slimmable Networks and Improved Training Techniques. ICCV 2019, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimmable.core.axes import Axis
+from slimmable.core.space import Widths
+
+Kind = Literal["private", "tracked", "calibrated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormLayer:
+    """A normalisation layer with running statistics.
+
+    Attributes:
+        path: Where the network holds it.
+        module: The layer.
+        mean: Name of its buffer of means.
+        variance: Name of its buffer of variances.
+        axis: Its channels.
+        affine: Names of its gain and shift, where it has them.
+    """
+
+    path: str
+    module: nn.Module
+    mean: str
+    variance: str
+    axis: Axis
+    affine: tuple[str, ...]
+
+    def tensors(self, *, affine: bool) -> dict[str, Tensor]:
+        """The layer's own tensors at full width, by their names in a table."""
+        found = {"mean": self.module._buffers[self.mean], "var": self.module._buffers[self.variance]}
+        found |= {name: self.module._parameters[name] for name in (self.affine if affine else ())}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+class NormTable(nn.Module):
+    """Statistics (and gains and shifts) of every normalisation layer at one width.
+
+    Args:
+        widths: The width they belong to.
+        kind: What they are.
+        tensors: ``mean_i``, ``var_i`` and ``count_i`` (batches seen) of the i-th layer, each of its active channels; in a private table
+            ``weight_i`` and ``bias_i`` too, which become parameters.
+        given: Whether the statistics came with the network.
+    """
+
+    def __init__(self, widths: Widths, kind: Kind, tensors: Mapping[str, Tensor], *, given: bool = False) -> None:
+        super().__init__()
+        self.widths = widths
+        self.kind: Kind = kind
+        self.version: int | None = None
+        self._known = given
+        for name, tensor in tensors.items():
+            if name.startswith(("mean_", "var_", "count_")):
+                self.register_buffer(name, tensor)
+            else:
+                self.register_parameter(name, nn.Parameter(tensor))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the statistics say anything: given with the network, measured, or followed for a batch at least."""
+        if not self._known:
+            counts = [buffer for name, buffer in self.named_buffers() if name.startswith("count_")]
+            self._known = self.kind == "calibrated" or bool(torch.stack(counts).any())
+        return self._known
+
+    def value(self, layer: int, name: str) -> Tensor | None:
+        """``mean``, ``var``, ``count``, ``weight`` or ``bias`` of a layer; None if the table does not hold it."""
+        return getattr(self, f"{name}_{layer}", None)
+
+    def describe(self, version: int) -> dict[str, Any]:
+        """What a checkpoint must say to rebuild the table; ``version`` is that of the present weights."""
+        ready = self.ready and (self.kind != "calibrated" or self.version == version)
+        return {"widths": self.widths.to_json(), "kind": self.kind, "ready": ready}
+
+
+def sliced_tensors(layers: Sequence[NormLayer], widths: Widths, maximum: Sequence[int], *, affine: bool) -> dict[str, Tensor]:
+    """Tensors of a table that starts from the layers' own full values: contiguous copies of their active entries."""
+    tensors: dict[str, Tensor] = {}
+    for i, layer in enumerate(layers):
+        runs = layer.axis.active(widths.channels, maximum)
+        full = layer.tensors(affine=affine)
+        for name, tensor in full.items():
+            tensors[f"{name}_{i}"] = torch.cat([tensor.detach().narrow(0, start, length) for start, length in runs])
+        tensors[f"count_{i}"] = torch.zeros((), dtype=torch.long, device=full["mean"].device)
+    return tensors
+
+
+def blank_tensors(layers: Sequence[NormLayer], widths: Widths, like: Tensor, *, affine: bool) -> dict[str, Tensor]:
+    """Tensors of a table that is about to be filled from a checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for i, layer in enumerate(layers):
+        size = layer.axis.size(widths.channels)
+        for name in ("mean", "var", *(layer.affine if affine else ())):
+            tensors[f"{name}_{i}"] = like.new_zeros(size)
+        tensors[f"count_{i}"] = torch.zeros((), dtype=torch.long, device=like.device)
+    return tensors

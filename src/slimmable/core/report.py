@@ -1,0 +1,90 @@
+"""What conversion found: every group with its layers and range, and every layer that stays fixed, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slimmable.core.space import WidthSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupReport:
+    """A group: the layers whose output it is, and those that read it."""
+
+    name: str
+    minimum: int
+    base: int
+    maximum: int
+    divisor: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinReport:
+    """A layer whose output cannot vary, whole or in part.
+
+    Attributes:
+        layer: Module path.
+        channels: Channels that cannot vary, of how many (``of``).
+        reason: Why.
+        operator: The operator that pinned it, the module that called it and the line of its code.
+    """
+
+    layer: str
+    channels: int
+    of: int
+    reason: str
+    operator: str
+    module: str
+    line: str
+
+    def __str__(self) -> str:
+        where = f" [{self.operator}" + (f" in {self.module}" if self.module else "") + (f", {self.line}]" if self.line else "]")
+        part = f"{self.channels} of {self.of}" if self.channels < self.of else f"all {self.of}"
+        return f"{self.layer}: {part} channels stay: {self.reason}{where if self.operator else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport:
+    """The outcome of a conversion; ``print(net.report)`` shows it.
+
+    Attributes:
+        groups: What varies.
+        pinned: What does not, and why.
+        layers: Convolution, linear and embedding layers that the network runs.
+        elastic: Those of them with an input or output that varies.
+        unreached: Parameters that the network did not read on the example; they stay as they are.
+    """
+
+    groups: tuple[GroupReport, ...]
+    pinned: tuple[PinReport, ...]
+    layers: tuple[str, ...]
+    elastic: tuple[str, ...]
+    unreached: tuple[str, ...]
+    space: WidthSpace
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.elastic)} of {len(self.layers)} layers are elastic, in {len(self.groups)} groups"]
+        lines += [
+            f"  {g.name}: {g.minimum}..{g.maximum} by {g.divisor} (given {g.base}); "
+            f"out of {', '.join(g.producers)}; into {', '.join(g.consumers) or 'nothing'}"
+            for g in self.groups
+        ]
+        if self.pinned:
+            lines += ["fixed:", *(f"  {pin}" for pin in self.pinned)]
+        if self.unreached:
+            lines += [f"not reached by the example: {', '.join(self.unreached)}"]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return {
+            "groups": [vars(group) | {"producers": list(group.producers), "consumers": list(group.consumers)} for group in self.groups],
+            "pinned": [dict(vars(pin)) for pin in self.pinned],
+            "layers": list(self.layers),
+            "elastic": list(self.elastic),
+            "unreached": list(self.unreached),
+            "space": self.space.to_json(),
+        }

@@ -1,0 +1,195 @@
+"""Rules of operators that move, join, cut and stretch axes."""
+
+from __future__ import annotations
+
+from slimmable.core.layout import Layout
+from slimmable.core.operators import Axes, Operator, operator_rule
+
+
+@operator_rule("aten.cat", "aten.concat")
+def concatenation(op: Operator) -> Axes:
+    """The segments stay apart: the first k of each."""
+    tensors = [axes for axes, size in zip(op.list_of_axes("tensors"), _sizes(op), strict=True) if size]
+    dim = op.dimension("dim", len(tensors[0]))
+    joined: Layout = sum((axes[dim] for axes in tensors), ())
+    rest = op.broadcast([axes[:dim] + op.constants([1]) + axes[dim + 1 :] for axes in tensors], _with(op.output_shape, dim, 1))
+    return (*rest[:dim], joined, *rest[dim + 1 :])
+
+
+def _sizes(op: Operator) -> list[int]:
+    return [0 if len(axes) == 1 and op.size(axes[0]) == 0 else 1 for axes in op.list_of_axes("tensors")]
+
+
+def _with(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    return (*shape[:dim], size, *shape[dim + 1 :])
+
+
+@operator_rule("aten.stack")
+def stack(op: Operator) -> Axes:
+    """A new axis; the others agree."""
+    tensors = op.list_of_axes("tensors")
+    dim = op.dimension("dim", len(tensors[0]) + 1)
+    shape = op.output_shape
+    axes = op.broadcast(tensors, shape[:dim] + shape[dim + 1 :])
+    return (*axes[:dim], op.constant(len(tensors)), *axes[dim:])
+
+
+@operator_rule("aten.permute")
+def permute(op: Operator) -> Axes:
+    """Axes in another order."""
+    x = op.axes("self")
+    return tuple(x[dim] for dim in op.value("dims"))
+
+
+@operator_rule("aten.transpose", "aten.swapaxes")
+def transpose(op: Operator) -> Axes:
+    """Two axes swapped."""
+    x = list(op.axes("self"))
+    names = ("dim0", "dim1") if op.value("dim0") is not None else ("axis0", "axis1")
+    i, j = (op.dimension(name, len(x)) for name in names)
+    x[i], x[j] = x[j], x[i]
+    return tuple(x)
+
+
+@operator_rule("aten.t", "aten.numpy_T", "aten.mT")
+def reverse(op: Operator) -> Axes:
+    """A matrix transposed."""
+    return op.axes("self")[::-1]
+
+
+@operator_rule("aten.unsqueeze")
+def unsqueeze(op: Operator) -> Axes:
+    """A new axis of one position."""
+    x = op.axes("self")
+    dim = op.dimension("dim", len(x) + 1)
+    return (*x[:dim], op.constant(1), *x[dim:])
+
+
+@operator_rule("aten.squeeze")
+def squeeze(op: Operator) -> Axes:
+    """Axes of one position removed."""
+    x = op.axes("self")
+    given = op.value("dim")
+    dims = range(len(x)) if given is None else [given] if isinstance(given, int) else given
+    gone = {dim % len(x) for dim in dims}
+    return tuple(layout for i, layout in enumerate(x) if i not in gone or op.size(layout) != 1)
+
+
+@operator_rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+def expand(op: Operator) -> Axes:
+    """Axes of one position stretched."""
+    return op.broadcast([op.axes("self")], op.output_shape)
+
+
+@operator_rule("aten.repeat", "aten.tile")
+def repeat(op: Operator) -> Axes:
+    """The axis several times over, end to end."""
+    shape = op.output_shape
+    x = (*op.constants([1] * (len(shape) - len(op.axes("self")))), *op.axes("self"))
+    return tuple(layout * (size // op.size(layout)) for layout, size in zip(x, shape, strict=True))
+
+
+@operator_rule("aten.chunk", "aten.tensor_split")
+def chunk(op: Operator) -> list[Axes]:
+    """Equal parts, computed from the size at run time: they vary together. Unequal ones are pinned."""
+    x = op.axes("self")
+    dim = op.dimension("dim", len(x))
+    sizes = [shape[dim] for shape in op.call.outputs]
+    if len(set(sizes)) > 1:
+        return _parts(op, x, dim, sizes)
+    part = op.periodic(x[dim], len(sizes))
+    return [(*x[:dim], part, *x[dim + 1 :])] * len(sizes)
+
+
+@operator_rule("aten.split", "aten.split_with_sizes", "aten.unsafe_split")
+def split(op: Operator) -> list[Axes]:
+    """Equal parts vary together (as when the code divides the size by their number); others apart, where layouts allow it."""
+    x = op.axes("self")
+    dim = op.dimension("dim", len(x))
+    sizes = [shape[dim] for shape in op.call.outputs]
+    if len(set(sizes)) == 1:
+        part = op.periodic(x[dim], len(sizes))
+        return [(*x[:dim], part, *x[dim + 1 :])] * len(sizes)
+    return _parts(op, x, dim, sizes)
+
+
+def _parts(op: Operator, x: Axes, dim: int, sizes: list[int]) -> list[Axes]:
+    if op.varies(x[dim]):
+        op.pin([x[dim]], f"is cut into parts of {sizes} by fixed sizes")
+    return [(*x[:dim], op.constant(size), *x[dim + 1 :]) for size in sizes]
+
+
+@operator_rule("aten.unbind")
+def unbind(op: Operator) -> list[Axes]:
+    """One position of an axis each; an axis that is unbound cannot vary."""
+    x = op.axes("self")
+    dim = op.dimension("dim", len(x))
+    op.pin([x[dim]], "an axis that is unbound cannot vary")
+    return [(*x[:dim], *x[dim + 1 :])] * len(op.call.outputs)
+
+
+@operator_rule("aten.select")
+def select(op: Operator) -> Axes:
+    """One position of an axis. The first one exists at every width; any other must stay."""
+    x = op.axes("self")
+    dim = op.dimension("dim", len(x))
+    if op.value("index") != 0:
+        op.pin([x[dim]], "a fixed position of the axis is selected")
+    return (*x[:dim], *x[dim + 1 :])
+
+
+@operator_rule("aten.slice", "aten.narrow")
+def slice_axis(op: Operator) -> Axes:
+    """The whole axis passes; a part of it by fixed bounds cannot vary."""
+    x = op.axes("self")
+    dim, shape = op.dimension("dim", len(x)), op.output_shape
+    if op.size(x[dim]) == shape[dim]:
+        return x
+    op.pin([x[dim]], "is sliced at fixed positions")
+    return (*x[:dim], op.constant(shape[dim]), *x[dim + 1 :])
+
+
+@operator_rule("aten.roll", "aten.flip")
+def roll(op: Operator) -> Axes:
+    """Axes whose positions change places cannot vary."""
+    x = op.axes("self")
+    dims = op.value("dims") or range(len(x))
+    op.pin([x[dim % len(x)] for dim in dims], "its positions change places")
+    return x
+
+
+@operator_rule("aten.pad", "aten.constant_pad_nd")
+def pad(op: Operator) -> Axes:
+    """Padding in front of or behind an axis is a constant segment of it."""
+    x, widths = list(op.axes("self")), op.value("pad")
+    for back in range(len(widths) // 2):
+        before, after = widths[2 * back], widths[2 * back + 1]
+        axis = len(x) - 1 - back
+        if before < 0 or after < 0:
+            op.pin([x[axis]], "is cropped at fixed positions")
+            x[axis] = op.constant(op.output_shape[axis])
+        else:
+            ends = [op.constant(size) if size else () for size in (before, after)]
+            x[axis] = ends[0] + x[axis] + ends[1]
+    return tuple(x)
+
+
+@operator_rule("aten.index", "aten.index_select", "aten.gather")
+def index(op: Operator) -> Axes | list[Axes]:
+    """Axes that are indexed by tensors cannot vary; with a single index in front, the others pass."""
+    x = op.axes("self")
+    indices = op.value("indices")
+    if isinstance(indices, list | tuple) and len(indices) >= 1 and all(index is not None for index in indices):
+        picked = len(op.output_shape) - (len(x) - len(indices))
+        op.pin(x[: len(indices)], "is indexed by a tensor")
+        for node in indices:
+            op.pin(op.axes_of(node), "is an index")
+        return (*op.constants(op.output_shape[:picked]), *x[len(indices) :])
+    op.pin(x, "is indexed by a tensor")
+    return op.constants()
+
+
+@operator_rule("getitem")
+def item(op: Operator) -> Axes:
+    """One output of an operator that has several."""
+    return op.outputs_of("self")[op.value("index")]

@@ -1,0 +1,315 @@
+"""The active widths of a network: the one place that elastic modules read, and the plans behind it.
+
+A **plan** holds, for one ``Widths``, the value of every elastic attribute of the network: leaf tensors that share storage with the
+full parameters (so that no step copies weights), sizes, and batch-norm statistics. Plans are built once and kept; switching to a
+width used before is one assignment.
+
+Gradients take one of two ways. Ordinarily an elastic parameter is sliced at every access, under autograd: always right, with hooks, double
+backward and functional calls. Inside :meth:`State.share_gradients` modules read the plan's leaves, and ``commit`` adds the leaves' gradients to
+those of the full parameters after each width's backward pass: no launch of a kernel more than a native network needs, bit for bit the
+same gradients.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimmable.core.axes import Axis
+from slimmable.core.norms import NormLayer, NormTable
+from slimmable.core.space import Widths, WidthSpace
+from slimmable.errors import CalibrationError, WidthError
+
+BatchNorm = Literal["calibrated", "private", "naive"]
+
+_PLANS = 256
+
+Run = tuple[int, int]
+Cut = tuple[int, list[Run]]
+"""A dimension and its active runs."""
+
+
+@dataclass(frozen=True)
+class TensorSlot:
+    """An elastic parameter or buffer; ``moving`` are its dimensions that vary."""
+
+    module: nn.Module
+    name: str
+    moving: tuple[tuple[int, Axis], ...]
+    norm: tuple[int, str] | None = None
+
+    @property
+    def full(self) -> Tensor:
+        """The tensor at full width."""
+        value = self.module._parameters.get(self.name)
+        value = self.module._buffers[self.name] if value is None else value
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class StatisticSlot:
+    """Running statistics of a normalisation layer: ``mean``, ``var`` or ``count``."""
+
+    layer: int
+    name: str
+
+
+@dataclass(frozen=True)
+class SizeSlot:
+    """A whole-number attribute: an axis's positions times ``multiply`` over ``divide``; a tuple of them where ``is_tuple``."""
+
+    axes: tuple[Axis, ...]
+    multiply: int
+    divide: int
+    is_tuple: bool
+
+    def value(self, channels: Sequence[int]) -> int | tuple[int, ...]:
+        """The attribute at given widths."""
+        sizes = tuple(axis.size(channels) * self.multiply // self.divide for axis in self.axes)
+        return sizes if self.is_tuple else sizes[0]
+
+
+@dataclass(frozen=True)
+class ScaleSlot:
+    """Full input channels over active ones (``averaged`` layers)."""
+
+    axis: Axis
+    full: int
+
+    def value(self, channels: Sequence[int]) -> float:
+        """The factor at given widths."""
+        return self.full / self.axis.size(channels)
+
+
+Slot = TensorSlot | StatisticSlot | SizeSlot | ScaleSlot
+
+
+@dataclass
+class Plan:
+    """The value of every slot at one width."""
+
+    widths: Widths
+    table: NormTable | None
+    values: list[Any]
+    leaves: list[tuple[Tensor, TensorSlot]]
+    cuts: dict[int, list[Cut]]
+    gathered: dict[int, tuple[int, int, Tensor]] = field(default_factory=dict)
+
+
+class State:
+    """Active widths and everything that depends on them."""
+
+    def __init__(self, space: WidthSpace, norm_layers: Sequence[NormLayer], batch_norm: BatchNorm) -> None:
+        self.space = space
+        self.maximum = space.largest.channels
+        self.norm_layers = tuple(norm_layers)
+        self.batch_norm: BatchNorm = batch_norm
+        self.slots: list[Slot] = []
+        self.tables: dict[Widths, NormTable] = {}
+        self.shares_gradients = False
+        self.widths = space.base
+        self.plan: Plan
+        self.active: list[Any]
+        self._plans: OrderedDict[Widths, Plan] = OrderedDict()
+        self._visited: dict[Widths, Plan] = {}
+        self._fingerprint: tuple[Any, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("active", "plan"):  # a copy was made: its plans are built when they are first needed
+            self.set(self.widths)
+            return self.__dict__[name]
+        raise AttributeError(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("active", None)
+        state.pop("plan", None)
+        return state | {"_plans": OrderedDict(), "_visited": {}, "_fingerprint": (), "shares_gradients": False}
+
+    def set(self, widths: Widths) -> None:
+        """Make ``widths`` the active ones."""
+        plan = self._plans.get(widths)
+        if plan is None:
+            plan = self._remember(self._build(widths))
+        self.plan, self.active, self.widths = plan, plan.values, plan.widths
+        if self.shares_gradients:
+            self._visited[widths] = plan
+
+    def drop(self, widths: Widths | None = None) -> None:
+        """Forget the plan of ``widths``, or all plans, because a tensor behind them was replaced."""
+        if widths is None:
+            self._plans.clear()
+        else:
+            self._plans.pop(widths, None)
+        self.set(self.widths)
+
+    def refresh(self) -> None:
+        """Drop all plans if a full tensor was replaced, moved, frozen or unfrozen since they were built."""
+        found = self._tensors_now()
+        if found != self._fingerprint:
+            self._fingerprint = found
+            self.drop()
+
+    def differentiable(self, index: int) -> Tensor | None:
+        """An elastic tensor sliced under autograd (or, where its segments lie apart, gathered)."""
+        slot = self.slots[index]
+        assert isinstance(slot, TensorSlot)
+        if slot.norm is not None and self.plan.table is not None and self.plan.table.kind == "private":
+            return self.plan.values[index]
+        full = slot.full
+        if torch.is_grad_enabled():
+            return _gather(full, self.plan.cuts.get(index, ()))
+        known = self.plan.gathered.get(index)
+        if known is None or known[:2] != (full.data_ptr(), full._version):
+            with torch.inference_mode(False):
+                known = (full.data_ptr(), full._version, _gather(full.detach(), self.plan.cuts.get(index, ())))
+            self.plan.gathered[index] = known
+        return known[2]
+
+    @contextmanager
+    def share_gradients(self) -> Iterator[Callable[[], None]]:
+        """Let modules read leaves; yields ``commit``, which adds their gradients to those of the full parameters.
+
+        Call it after each width's backward pass, to hold the gradients of one width only; what is left is committed at the end.
+        """
+        self.refresh()
+        self._visited = {self.widths: self.plan}
+        self.shares_gradients = True
+        try:
+            yield self._commit
+            self._commit()
+        finally:
+            for plan in self._visited.values():
+                for leaf, _ in plan.leaves:
+                    leaf.grad = None
+            self._visited = {}
+            self.shares_gradients = False
+
+    def require_statistics(self) -> None:
+        """Pass if batch norm knows the active widths.
+
+        Raises:
+            CalibrationError: It does not.
+        """
+        if self.batch_norm != "naive" and (self.plan.table is None or not self.plan.table.ready):
+            known = [str(widths) for widths, table in self.tables.items() if table.ready]
+            raise CalibrationError(
+                f"batch norm has no statistics for {self.widths}; it knows {len(known)} widths ({', '.join(known[:3]) or 'none'}). "
+                "Run slimmable.calibrate(net, batches, [widths]) on a thousand training samples first"
+            )
+
+    def require_current(self) -> None:
+        """Pass if the active widths' calibration was made with the present weights.
+
+        Raises:
+            CalibrationError: The weights have changed since.
+        """
+        table = self.plan.table
+        if self.norm_layers and table is not None and table.kind == "calibrated" and table.version != self.version():
+            raise CalibrationError(
+                f"the weights have changed since batch norm was calibrated for {self.widths}; "
+                "run slimmable.calibrate(net, batches, [widths]) again"
+            )
+
+    def version(self) -> int:
+        """A number that grows whenever a full parameter is changed in place."""
+        return sum(slot.full._version for slot in self._owned())
+
+    def _remember(self, plan: Plan) -> Plan:
+        self._plans[plan.widths] = plan
+        if len(self._plans) > _PLANS:
+            self._plans.popitem(last=False)
+        return plan
+
+    def _build(self, widths: Widths) -> Plan:
+        self.space.check(widths)
+        table = self.tables.get(widths)
+        if self.norm_layers and self.batch_norm == "private" and table is None:
+            switches = ", ".join(map(str, self.tables))
+            raise WidthError(
+                f"{widths} is not a switch of this network, whose batch norm is private to {switches}; "
+                "convert without switches to run at any width"
+            )
+        channels = widths.channels
+        plan = Plan(widths, table, [], [], {})
+        with torch.inference_mode(False), torch.no_grad():
+            for index, slot in enumerate(self.slots):
+                if isinstance(slot, TensorSlot):
+                    plan.values.append(self._tensor(plan, index, slot))
+                elif isinstance(slot, StatisticSlot):
+                    plan.values.append(None if table is None else table.value(slot.layer, slot.name))
+                else:
+                    plan.values.append(slot.value(channels))
+        return plan
+
+    def _tensor(self, plan: Plan, index: int, slot: TensorSlot) -> Tensor | None:
+        """The value of an elastic tensor: itself, a leaf that shares its storage, or None if it must be gathered."""
+        if slot.norm is not None and plan.table is not None and (own := plan.table.value(*slot.norm)) is not None:
+            return own
+        full, channels = slot.full, plan.widths.channels
+        sizes = list(full.shape)
+        cuts: list[Cut] = []
+        for dim, axis in slot.moving:
+            size = axis.size(channels)
+            if size != sizes[dim]:
+                sizes[dim] = size
+                runs = [(0, size)] if len(axis.segments) == 1 else axis.active(channels, self.maximum)
+                cuts.append((dim, runs))
+        if not cuts:
+            return full
+        plan.cuts[index] = cuts
+        if any(len(runs) != 1 or runs[0][0] != 0 for _, runs in cuts):
+            return None
+        leaf = full.detach().as_strided(sizes, full.stride(), full.storage_offset())
+        if isinstance(full, nn.Parameter):
+            leaf.requires_grad_(full.requires_grad)
+            plan.leaves.append((leaf, slot))
+        return leaf
+
+    def _commit(self) -> None:
+        """Add the gradients of all leaves read since the last commit to the full parameters' own."""
+        targets: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for plan in self._visited.values():
+            for leaf, slot in plan.leaves:
+                gradient = leaf.grad
+                if gradient is None:
+                    continue
+                full = slot.full
+                if full.grad is None:
+                    full.grad = torch.zeros_like(full)
+                targets.append(full.grad.as_strided(gradient.shape, full.grad.stride(), full.grad.storage_offset()))
+                gradients.append(gradient)
+                leaf.grad = None
+        self._visited = {self.widths: self.plan}
+        if targets:
+            with torch.no_grad():
+                torch._foreach_add_(targets, gradients)
+
+    def _owned(self) -> Iterator[TensorSlot]:
+        """Slots whose full tensor lives in their module (private gains and shifts live in tables)."""
+        for slot in self.slots:
+            if isinstance(slot, TensorSlot) and not (slot.norm is not None and self.batch_norm == "private"):
+                yield slot
+
+    def _tensors_now(self) -> tuple[Any, ...]:
+        now: list[Any] = []
+        for slot in self._owned():
+            full = slot.full
+            now += (full.data_ptr(), full.requires_grad)
+        return tuple(now)
+
+
+def _gather(full: Tensor, cuts: Sequence[Cut]) -> Tensor:
+    """Active runs of every dimension."""
+    for dim, runs in cuts:
+        parts = [full.narrow(dim, start, length) for start, length in runs]
+        full = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+    return full

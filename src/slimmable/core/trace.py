@@ -1,0 +1,138 @@
+"""The flat ATen graph of a network, from ``torch.export``: which operator reads which parameter, in which module and line."""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from slimmable.errors import ConversionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One operator of the graph."""
+
+    node: fx.Node
+    name: str
+    module: str
+    line: str
+    values: dict[str, Any] = field(repr=False)
+
+    @property
+    def outputs(self) -> list[tuple[int, ...]]:
+        """Shapes of the output tensors."""
+        return shapes_of(self.node)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A network's operators in order, and where their inputs come from.
+
+    Attributes:
+        calls: Operators in the order in which they run.
+        parameters: Name of the parameter or buffer behind a placeholder node.
+        inputs: Placeholder nodes of the example inputs and of constants.
+        outputs: Nodes that the network returns.
+        batch: Leading size that all example inputs share; 1 if they share none.
+    """
+
+    calls: tuple[Call, ...]
+    parameters: dict[fx.Node, str]
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    batch: int
+
+
+def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
+    """The graph of ``model`` on ``example_inputs``, in the mode (training or evaluation) in which ``model`` is.
+
+    Raises:
+        ConversionError: ``torch.export`` cannot trace the network.
+    """
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, example_inputs, strict=False)
+    except Exception as error:
+        raise ConversionError(
+            f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0] if str(error) else error!r}. "
+            "Its forward must take and return tensors and must not branch on their values; "
+            "convert the part of it that does (the backbone, say) and keep the rest as it is"
+        ) from error
+    parameters: dict[fx.Node, str] = {}
+    inputs: list[fx.Node] = []
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None:
+            parameters[node] = spec.target
+        else:
+            inputs.append(node)
+    calls = tuple(_call(node) for node in program.graph.nodes if node.op == "call_function")
+    returned = next(node for node in program.graph.nodes if node.op == "output")
+    return Trace(
+        calls=calls,
+        parameters=parameters,
+        inputs=tuple(inputs),
+        outputs=tuple(returned.all_input_nodes),
+        batch=_batch(example_inputs),
+    )
+
+
+def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
+    """Shapes of the tensors that a node yields."""
+    return [tuple(int(size) for size in value.shape) for value in _tensors(node.meta.get("val"))]
+
+
+def _call(node: fx.Node) -> Call:
+    target = node.target
+    if target is operator.getitem:
+        return Call(node=node, name="getitem", module=_module(node), line=_line(node), values={"self": node.args[0], "index": node.args[1]})
+    name = str(target)
+    values: dict[str, Any] = {}
+    if isinstance(target, torch._ops.OpOverload):
+        for position, argument in enumerate(target._schema.arguments):
+            if position < len(node.args):
+                values[argument.name] = node.args[position]
+            else:
+                values[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    else:
+        values = {str(position): value for position, value in enumerate(node.args)} | dict(node.kwargs)
+    return Call(node=node, name=name, module=_module(node), line=_line(node), values=values)
+
+
+def _module(node: fx.Node) -> str:
+    """Path of the innermost module that called the operator."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return re.sub(r"@\d+$", "", path)
+
+
+def _line(node: fx.Node) -> str:
+    """File and line of the user's code that called the operator (the last frame outside torch)."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    torch_folder = str(Path(torch.__file__).parent)
+    own = [frame for frame in frames if not frame[0].startswith(torch_folder)] or frames
+    return f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
+
+
+def _batch(example_inputs: tuple[Any, ...]) -> int:
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in _tensors(example_inputs)}
+    return sizes.pop() or 1 if len(sizes) == 1 else 1
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from (tensor for part in value.values() for tensor in _tensors(part))
+    elif isinstance(value, list | tuple):
+        yield from (tensor for part in value for tensor in _tensors(part))
