@@ -76,6 +76,7 @@ class ImageDataSettings:
         low, high = self.crop_scale
         self._require(0 < low <= high <= 1, "crop_scale", "two numbers, 0 < least <= largest <= 1")
         self._require(0 <= self.color_jitter <= 1, "color_jitter", "from 0 to 1")
+        self._require(self.split_seed >= 0, "split_seed", "at least 0")
         self._require(self.workers >= 0, "workers", "at least 0")
         self._require(self.memory_limit_gib >= 0, "memory_limit_gib", "at least 0")
         self._require(self.std is None or all(value > 0 for value in self.std), "std", "above 0 in every channel")

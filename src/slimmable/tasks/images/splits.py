@@ -16,7 +16,8 @@ def seeded_generator(*parts: int) -> torch.Generator:
     >>> bool(first == again), bool(first == other)
     (True, False)
     """
-    state = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+    # numpy takes (7,) and (7, 0) for the same entropy: the length tells them apart.
+    state = int(np.random.SeedSequence((len(parts), *parts)).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state >> 1)
 
 
