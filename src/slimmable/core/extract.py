@@ -22,14 +22,14 @@ Fold = tuple[str, str]
 
 def foldable(trace: Trace, model: nn.Module) -> list[Fold]:
     """Layers whose output only a plain batch norm reads, each called once."""
-    called = Counter((call.module, call.name.split(".")[1]) for call in trace.calls)
+    called = Counter((call.module, _family(call)) for call in trace.calls)
     found: list[Fold] = []
     for call in trace.calls:
         source = call.values.get("input")
         if not call.name.startswith("aten.batch_norm") or not isinstance(source, fx.Node) or len(source.users) != 1:
             continue
         before = next((other for other in trace.calls if other.node is source), None)
-        if before is None or called[call.module, "batch_norm"] > 1 or called[before.module, before.name.split(".")[1]] > 1:
+        if before is None or called[call.module, _family(call)] > 1 or called[before.module, _family(before)] > 1:
             continue
         layer, norm = model.get_submodule(before.module), model.get_submodule(call.module)
         weight = before.values.get("weight")
@@ -37,6 +37,10 @@ def foldable(trace: Trace, model: nn.Module) -> list[Fold]:
         if own and type(norm) in _NORMS and _takes(layer, before):
             found.append((before.module, call.module))
     return found
+
+
+def _family(call: Call) -> str:
+    return call.name.removeprefix("aten.").partition(".")[0]
 
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -123,6 +123,8 @@ class SlimmableModel(nn.Module):
             state.refresh()
         if not self.training:
             state.require_current()
+        elif torch.is_grad_enabled():
+            state.trained += 1
         return self.model(*args, **kwargs)
 
     def shared_gradients(self) -> AbstractContextManager[Callable[[], None]]:
@@ -154,6 +156,19 @@ class SlimmableModel(nn.Module):
         """
         with self.at(widths):
             return extract(self.model, self._state, self._folds if fold_batch_norm else None)
+
+    @property
+    def stored(self) -> tuple[Widths, ...]:
+        """Widths that have a batch-norm table, current or not."""
+        return tuple(self._state.tables)
+
+    def new_table(self, widths: Widths) -> NormTable:
+        """An empty table of kind ``calibrated`` for ``widths``, in use from now on."""
+        state = self._state
+        like = next(buffer for buffer in self.tables.buffers() if buffer.is_floating_point())
+        table = NormTable(widths, "calibrated", blank_tensors(state.norm_layers, widths, like, affine=False))
+        self.put_table(table)
+        return table
 
     def put_table(self, table: NormTable) -> None:
         """Use ``table`` for its widths from now on."""

@@ -114,6 +114,7 @@ class State:
         self.slots: list[Slot] = []
         self.tables: dict[Widths, NormTable] = {}
         self.shares_gradients = False
+        self.trained = 0
         self.widths = space.base
         self.plan: Plan
         self.active: list[Any]
@@ -219,8 +220,11 @@ class State:
             )
 
     def version(self) -> int:
-        """A number that grows whenever a full parameter is changed in place."""
-        return sum(slot.full._version for slot in self._owned())
+        """A number that grows whenever a full parameter is changed in place, and with every forward pass that trains.
+
+        (Fused optimizers write past the counters of their parameters; a forward pass in training announces them.)
+        """
+        return self.trained + sum(slot.full._version for slot in self._owned())
 
     def _remember(self, plan: Plan) -> Plan:
         self._plans[plan.widths] = plan
