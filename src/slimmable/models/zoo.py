@@ -14,18 +14,17 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from slimmable.errors import MissingDependencyError, RecipeError
+from slimmable.errors import DataError, MissingDependencyError, RecipeError
 from slimmable.models.digits_cnn import digits_cnn
 from slimmable.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from slimmable.models.resnet_cifar import resnet_cifar
+from slimmable.models.torchvision_names import torchvision_model, torchvision_names
 
-InputSize = tuple[int, int, int]
-TORCHVISION_WIDTH = frozenset({"mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"})
-"""torchvision's networks with a ``width_mult`` of their own."""
+InputSize = tuple[int, ...]
 
 
 class BuiltModel(NamedTuple):
-    """A network and the ``(channels, height, width)`` of one of its inputs."""
+    """A network and the size of one of its inputs: channels, height, width; a clip has frames after its channels."""
 
     model: nn.Module
     input_size: InputSize
@@ -78,6 +77,7 @@ def build_model(
 
     Raises:
         RecipeError: Nothing has that name, or it cannot be built with these options.
+        DataError: Trained weights cannot be fetched.
         MissingDependencyError: The package that holds it is not installed.
 
     >>> built = build_model("digits_cnn", width=0.25)
@@ -103,7 +103,7 @@ def build_model(
     if timm is not None and timm.is_model(name):
         return _timm(timm, name, options, pretrained)
     known = [*MODELS]
-    known += torchvision.models.list_models() if torchvision is not None else []
+    known += torchvision_names(torchvision) if torchvision is not None else []
     known += timm.list_models() if timm is not None else []
     absent = [package for package, found in (("torchvision", torchvision), ("timm", timm)) if found is None]
     hint = f" Not installed, so not searched: {', '.join(absent)}." if absent else ""
@@ -111,38 +111,17 @@ def build_model(
 
 
 def _torchvision(torchvision: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
-    if name not in torchvision.models.list_models():
-        raise _unknown(name, torchvision.models.list_models(), "a name of torchvision.models")
-    options = dict(options)
-    if "width" in options:
-        if name not in TORCHVISION_WIDTH:
-            raise RecipeError(
-                f"width={options['width']}: torchvision's {name!r} is built at one width only; those built at any are "
-                f"{', '.join(sorted(TORCHVISION_WIDTH))}. Leave width out and let convert() vary it."
-            )
-        options["width_mult"] = options.pop("width")
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    side = weights.transforms.keywords.get("crop_size", 224)
-    model = torchvision.models.get_model(name, **options)
-    if pretrained:
-        if "width_mult" in options:
-            raise RecipeError(
-                f"pretrained=true with width={options['width_mult']}: {name!r} has weights at width 1 only."
-            )
-        _load_all_but_last(model, weights.get_state_dict(progress=False), name)
-    return BuiltModel(model, (3, side, side))
-
-
-def _load_all_but_last(model: nn.Module, state: dict[str, Any], name: str) -> None:
-    own = model.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    fresh = sorted(own.keys() - fitting.keys())
-    if len(fresh) > 2:
+    names = torchvision_names(torchvision)
+    if name in names:
+        chosen = {"num_classes": None, "width": None, **options}
+        return BuiltModel(*torchvision_model(torchvision, name, **chosen, pretrained=pretrained))
+    if name in torchvision.models.list_models():
         raise RecipeError(
-            f"pretrained=true: the weights of {name!r} may differ in the last layer only, yet {len(fresh)} tensors do, "
-            f"{fresh[0]!r} first. Keep the network's own num_classes, or leave pretrained out."
+            f"torchvision's {name!r} does not take a batch of images alone; expected a network for classification, "
+            "segmentation or video. Name a function that builds the part to be slimmed, such as its backbone: "
+            "module:function."
         )
-    model.load_state_dict(fitting, strict=False)
+    raise _unknown(name, names, "a name of torchvision.models")
 
 
 def _timm(timm: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
@@ -153,7 +132,13 @@ def _timm(timm: ModuleType, name: str, options: dict[str, Any], pretrained: bool
             f"width={options['width']}: timm's {name!r} is built at one width only. Leave width out and let convert() "
             "vary it."
         )
-    model = timm.create_model(name, pretrained=pretrained, **options)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:
+        raise DataError(
+            f"trained weights of timm's {name!r} cannot be fetched ({error}); check the connection, or leave "
+            "pretrained out."
+        ) from error
     channels, height, width = timm.data.resolve_model_data_config(model)["input_size"]
     return BuiltModel(model, (channels, height, width))
 

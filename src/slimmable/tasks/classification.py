@@ -14,6 +14,7 @@ from slimmable.tasks.accuracy import ClassificationMetric
 from slimmable.tasks.images.memory import ImageBatch, MemoryBatches
 from slimmable.tasks.images.pipeline import ImagePipeline, ModelInputs
 from slimmable.tasks.images.settings import ImageDataSettings
+from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.images.stream import StreamBatches
 from slimmable.tasks.losses import soft_cross_entropy
 
@@ -88,9 +89,10 @@ class ClassificationTask:
         return built.model
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """Two black images."""
+        """Two images of noise: under constant ones, two networks that differ could give the same output."""
         splits = self.pipeline.splits
-        return (torch.zeros(2, splits.channels, splits.image_size, splits.image_size, device=self.device),)
+        size = (2, splits.channels, splits.image_size, splits.image_size)
+        return (torch.randn(size, generator=seeded_generator(0)).to(self.device),)
 
     def train_batches(self, net: nn.Module, *, epoch: int, seed: int) -> MemoryBatches | StreamBatches:
         """Shuffled and augmented training images; ``net`` is not looked at."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimmable.errors import MissingDependencyError, RecipeError, SlimmableError
+from slimmable.errors import DataError, MissingDependencyError, RecipeError, SlimmableError
 from slimmable.models import MODELS, build_model
 
 OWN_MODULE = """
@@ -75,6 +75,23 @@ def test_torchvision_input_size_is_that_of_its_weights():
         assert build_model("efficientnet_b1").input_size == (3, 240, 240)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("lraspp_mobilenet_v3_large", (3, 520, 520)), ("mc3_18", (3, 16, 112, 112))]
+)
+def test_torchvision_networks_for_other_than_classification(name, size):
+    pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        assert build_model(name).input_size == size
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_auxiliary_outputs_are_built_without(name):
+    pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        built = build_model(name, num_classes=4)
+        assert built.model.train()(torch.empty(2, *built.input_size)).shape == (2, 4)
+
+
 @pytest.mark.parametrize("name", ["lcnet_050", "timm:lcnet_050", "timm:mobilenetv3_small_050"])
 def test_timm_names(name):
     pytest.importorskip("timm")
@@ -118,6 +135,8 @@ def test_search_path_comes_back_as_it_was(own_module):
         ("mobilenet_v33_large", {}, "mobilenet_v3_large"),
         ("qqqqqqqqq", {}, "This library's names: digits_cnn"),
         ("torchvision:resnet19", {}, "resnet18"),
+        ("fasterrcnn_resnet50_fpn", {}, "does not take a batch of images alone"),
+        ("mobilenet_v2", {"width": 0.5, "pretrained": True}, "at width 1 only"),
         ("timm:lcnet_055", {}, "lcnet_050"),
         ("resnet20", {"pretrained": True}, "no published weights"),
         ("resnet18", {"width": 0.5}, "one width only"),
@@ -174,4 +193,16 @@ def test_trained_weights_of_another_shape_are_refused(monkeypatch):
     kind = type(torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT)
     monkeypatch.setattr(kind, "get_state_dict", lambda self, progress: other.state_dict())
     with pytest.raises(RecipeError, match="last layer only"):
+        build_model("shufflenet_v2_x0_5", pretrained=True)
+
+
+def test_trained_weights_that_cannot_be_fetched_are_named(monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    kind = type(torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT)
+
+    def unreachable(self, progress):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(kind, "get_state_dict", unreachable)
+    with pytest.raises(DataError, match=r"cannot be fetched \(no route to host\)"):
         build_model("shufflenet_v2_x0_5", pretrained=True)
