@@ -90,7 +90,8 @@ def assemble(
             for own in norm.affine if batch_norm == "private" else ():
                 norm.module._parameters[own] = None
     slots.attach()
-    net = SlimmableModel(model, state, _report(analysis, grouping, model), analysis, folds)
+    report = _report(analysis, grouping, model)
+    net = SlimmableModel(model, state, report=report, analysis=analysis, grouping=grouping, folds=folds)
     for table in tables:
         state.tables[table.widths] = table
         net.put_table(table)

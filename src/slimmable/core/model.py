@@ -19,6 +19,7 @@ from slimmable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from slimmable.core.analysis import Analysis
+    from slimmable.core.groups import Grouping
     from slimmable.core.report import ConversionReport
 
 
@@ -30,6 +31,7 @@ class SlimmableModel(nn.Module):
         space: The widths it may take.
         report: What may vary, and what may not and why.
         analysis: Layouts of the graph's tensors, from which costs are computed.
+        grouping: How those layouts are read in the space.
 
     Example:
         >>> import torch, slimmable
@@ -41,13 +43,21 @@ class SlimmableModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, state: State, report: ConversionReport, analysis: Analysis, folds: Sequence[Fold]
+        self,
+        model: nn.Module,
+        state: State,
+        *,
+        report: ConversionReport,
+        analysis: Analysis,
+        grouping: Grouping,
+        folds: Sequence[Fold],
     ) -> None:
         super().__init__()
         self.model = model
         self.tables = nn.ModuleList()
         self.report = report
         self.analysis = analysis
+        self.grouping = grouping
         self._state = state
         self._folds = tuple(folds)
         self._to_stamp: list[NormTable] = []

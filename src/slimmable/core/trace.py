@@ -40,6 +40,7 @@ class Trace:
     Attributes:
         calls: Operators in the order in which they run.
         parameters: Name of the parameter or buffer behind a placeholder node.
+        buffers: Names of the buffers among them.
         inputs: Placeholder nodes of the example inputs and of constants.
         outputs: Nodes that the network returns.
         batch: Leading size that all example inputs share; 1 if they share none.
@@ -47,6 +48,7 @@ class Trace:
 
     calls: tuple[Call, ...]
     parameters: dict[fx.Node, str]
+    buffers: frozenset[str]
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     batch: int
@@ -69,11 +71,13 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
             "convert the part of it that does (the backbone, say) and keep the rest as it is"
         ) from error
     parameters: dict[fx.Node, str] = {}
+    buffers: set[str] = set()
     inputs: list[fx.Node] = []
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None:
             parameters[node] = spec.target
+            buffers |= {spec.target} if spec.kind is InputKind.BUFFER else set()
         else:
             inputs.append(node)
     calls = tuple(_call(node) for node in program.graph.nodes if node.op == "call_function")
@@ -81,6 +85,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
     return Trace(
         calls=calls,
         parameters=parameters,
+        buffers=frozenset(buffers),
         inputs=tuple(inputs),
         outputs=tuple(returned.all_input_nodes),
         batch=_batch(example_inputs),
