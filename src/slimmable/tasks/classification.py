@@ -55,7 +55,7 @@ class ClassificationTask:
         label_smoothing: float = 0.0,
     ) -> None:
         if not 0 <= label_smoothing < 1:
-            raise RecipeError(f"label_smoothing={label_smoothing}: expected at least 0 and below 1.")
+            raise RecipeError(f"label_smoothing is {label_smoothing}; expected at least 0 and below 1")
         if not isinstance(network, str) and (width is not None or pretrained):
             raise RecipeError("width and pretrained go with the name of a network; a function decides them itself.")
         self.pipeline = ImagePipeline(data or ImageDataSettings())

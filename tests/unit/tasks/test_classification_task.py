@@ -226,28 +226,31 @@ def test_network_may_be_a_function():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
-        ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1"),
+        ({"dataset": "mnist"}, "dataset is 'mnist'; expected one of digits, cifar10"),
+        ({"augmentation": "flip"}, "augmentation is 'flip'; expected one of none, shift"),
+        ({"channels": 4}, "channels is 4"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
         ({"std": (0.0,)}, "std"),
-        ({"train_samples": 0}, "train_samples=0"),
-        ({"split_seed": -1}, "split_seed=-1"),
-        ({"dataset": "folder"}, "say which with root=FOLDER"),
+        ({"train_samples": 0}, "train_samples is 0"),
+        ({"split_seed": -1}, "split_seed is -1"),
+        ({"dataset": "folder"}, "root is None; data set .folder. lies in a folder"),
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_named(changes, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(RecipeError, match=message):
         dataclasses.replace(ImageDataSettings(), **changes)
 
 
 def test_moments_of_another_number_of_channels_are_named():
-    with pytest.raises(DataError, match=r"mean=.*found 2 numbers, expected 1"):
+    with pytest.raises(RecipeError, match=r"mean is .*expected 1 numbers"):
         load_splits(ImageDataSettings(mean=(0.1, 0.2)))
 
 
 def test_label_smoothing_out_of_range_is_named():
-    with pytest.raises(RecipeError, match=r"label_smoothing=1\.5"):
+    with pytest.raises(RecipeError, match=r"label_smoothing is 1\.5"):
         ClassificationTask(label_smoothing=1.5)
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from slimmable.errors import DataError
+from slimmable.errors import RecipeError
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "folder"]
 Augmentation = Literal["none", "shift", "shift-flip", "resized-crop"]
@@ -44,7 +44,7 @@ class ImageDataSettings:
         progress: Show a bar while decoding.
 
     Raises:
-        DataError: A value is out of its range.
+        RecipeError: A value is out of its range.
 
     >>> ImageDataSettings(dataset="folder", root="flowers", image_size=64).batch_size
     128
@@ -70,6 +70,11 @@ class ImageDataSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        names = get_args(DatasetName)
+        self._require(self.dataset in names, "dataset", f"one of {', '.join(names)}")
+        names = get_args(Augmentation)
+        self._require(self.augmentation in (None, *names), "augmentation", f"one of {', '.join(names)}, or None")
+        self._require(self.channels in (None, 1, 3), "channels", "1, 3, or None")
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(self.image_size is None or self.image_size >= 1, "image_size", "at least 1")
         self._require(0 < self.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
@@ -82,10 +87,10 @@ class ImageDataSettings:
         self._require(self.std is None or all(value > 0 for value in self.std), "std", "above 0 in every channel")
         for key in ("train_samples", "test_samples"):
             value = getattr(self, key)
-            self._require(value is None or value >= 1, key, "at least 1, or null for all images")
+            self._require(value is None or value >= 1, key, "at least 1, or None for all images")
         if self.dataset != "digits" and self.root is None:
-            raise DataError(f"root=null: data set {self.dataset!r} lies in a folder; say which with root=FOLDER.")
+            raise RecipeError(f"ImageDataSettings.root is None; data set {self.dataset!r} lies in a folder: name it.")
 
     def _require(self, holds: bool, key: str, expected: str) -> None:
         if not holds:
-            raise DataError(f"{key}={getattr(self, key)!r}: expected {expected}.")
+            raise RecipeError(f"ImageDataSettings.{key} is {getattr(self, key)!r}; expected {expected}")

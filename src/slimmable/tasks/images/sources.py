@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slimmable.errors import DataError, MissingDependencyError
+from slimmable.errors import DataError, MissingDependencyError, RecipeError
 from slimmable.tasks.images.decode import FileImages, common_side, with_channels
 from slimmable.tasks.images.folder import FolderSplit, scan_folder
 from slimmable.tasks.images.settings import DatasetName, ImageDataSettings
@@ -68,7 +68,8 @@ def load_splits(settings: ImageDataSettings) -> ImageSplits:
     """The data set that ``settings`` name, split; files are listed but not decoded.
 
     Raises:
-        DataError: Files are missing or malformed, or the settings do not fit them.
+        DataError: Files are missing or malformed.
+        RecipeError: The settings do not fit them.
         MissingDependencyError: The package that brings the data set is not installed.
 
     >>> splits = load_splits(ImageDataSettings(dataset="digits"))
@@ -174,4 +175,4 @@ def _per_channel(values: tuple[float, ...], channels: int, key: str) -> tuple[fl
         return values * channels
     if len(values) == 3 and channels == 1:
         return (sum(values) / 3,)
-    raise DataError(f"{key}={values}: found {len(values)} numbers, expected {channels}, one for each channel.")
+    raise RecipeError(f"ImageDataSettings.{key} is {values}; expected {channels} numbers, one for each channel")
