@@ -14,7 +14,7 @@ TEST_ARGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP) ## train on digits, calibrate, show 13 widths, extract one (about two minutes on two cores)
+demo: $(STAMP) ## train on digits, calibrate, show 13 widths, extract one
 	$(BIN)/python examples/digits.py
 
 test: $(STAMP) ## unit tests, laws, end-to-end tests, and the examples in docstrings, README and docs
