@@ -31,7 +31,9 @@ def without_times(history):
 
 
 def train(net, *, settings=SETTINGS, task=None, sampler=None, **options):
-    sampler = sampler or Sandwich(net.space, mode="nonuniform", seed=settings.seed)
+    if sampler is None:
+        random = Sandwich(net.space, mode="nonuniform", seed=settings.seed)
+        sampler = SwitchList(net.switches) if net.switches else random
     return fit(net, task or ToyTask(), sampler=sampler, settings=settings, progress=False, **options)
 
 
