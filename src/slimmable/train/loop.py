@@ -1,34 +1,27 @@
 """The one training loop: every method of this library is this loop with another sampler."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import nn
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
-from slimmable.errors import DataError, RecipeError, TrainingError
+from slimmable.errors import RecipeError, TrainingError
 from slimmable.measure.evaluation import evaluate
-from slimmable.record import Json, RunRecord, Status, environment, jsonable
-from slimmable.train.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
-from slimmable.train.ema import MovingAverage
+from slimmable.record import Json, RunRecord, jsonable
+from slimmable.train.checkpoint import save_checkpoint
 from slimmable.train.observers import Observer, TensorBoardCurves, terminal_progress
-from slimmable.train.optim import parameter_groups
 from slimmable.train.randomness import epoch_seed, seeded
+from slimmable.train.run import CHECKPOINT, CURVES, RECORD, Run, load_or_refuse, new_record, status_kept
 from slimmable.train.samplers import WidthSampler
 from slimmable.train.schedules import LearningRate
 from slimmable.train.settings import TrainSettings
 from slimmable.train.step import train_step
 from slimmable.train.task import Task
-
-CHECKPOINT = "last.safetensors"
-RECORD = "record.json"
-CURVES = "curves"
 
 
 def fit(
@@ -86,9 +79,9 @@ def fit(
     home = Path(folder) if folder is not None else None
     if curves and home is None:
         raise RecipeError("fit(curves=True) has no folder to write to; pass folder=")
-    run = _Run.prepare(net, task, sampler, settings, device)
-    _load_or_refuse(run, home, resume=resume)
-    record = _new_record(run, home)
+    run = Run.prepare(net, task, sampler, settings, device)
+    load_or_refuse(run, home, resume=resume)
+    record = new_record(run, home)
     watchers = list(observers)
     if progress:
         watchers += terminal_progress(epochs=settings.epochs, metric=task.metric)
@@ -99,46 +92,12 @@ def fit(
         closing.callback(net.train, training)
         for watcher in watchers:
             closing.callback(watcher.close)
-        with _status_kept(record, home):
+        with status_kept(record, home):
             _train(run, record, home, watchers)
     return record
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One run: what is trained and how."""
-
-    task: Task
-    settings: TrainSettings
-    state: RunState
-    device: torch.device
-
-    @classmethod
-    def prepare(
-        cls,
-        net: SlimmableModel,
-        task: Task,
-        sampler: WidthSampler,
-        settings: TrainSettings,
-        device: torch.device | str | None,
-    ) -> "_Run":
-        place = torch.device(device) if device is not None else next(net.parameters()).device
-        net.to(place)
-        if _wants_channels_last(net, settings, place):
-            # The stub of nn.Module.to knows no memory format.
-            cast(Any, net).to(memory_format=torch.channels_last)
-        groups = parameter_groups(net, weight_decay=settings.weight_decay, decay_depthwise=settings.decay_depthwise)
-        state = RunState(
-            net=net,
-            optimizer=settings.optimizer.build(groups, lr=settings.lr),
-            average=MovingAverage(net, decay=settings.ema_decay) if settings.ema_decay is not None else None,
-            sampler=sampler,
-            progress=Progress(),
-        )
-        return cls(task=task.to(place), settings=settings, state=state, device=place)
-
-
-def _train(run: _Run, record: RunRecord, home: Path | None, watchers: Sequence[Observer]) -> None:
+def _train(run: Run, record: RunRecord, home: Path | None, watchers: Sequence[Observer]) -> None:
     state, settings = run.state, run.settings
     while state.progress.epoch < settings.epochs:
         epoch = state.progress.epoch
@@ -151,11 +110,12 @@ def _train(run: _Run, record: RunRecord, home: Path | None, watchers: Sequence[O
             record.save(home / RECORD)
         for watcher in watchers:
             watcher.epoch_done(entry)
+    state.optimizer.zero_grad(set_to_none=True)
     if state.average is not None:
         state.average.copy_to(state.net)
 
 
-def _epoch(run: _Run, epoch: int, watchers: Sequence[Observer]) -> dict[str, Json]:
+def _epoch(run: Run, epoch: int, watchers: Sequence[Observer]) -> dict[str, Json]:
     """Train one epoch, validate, and say how it went."""
     state, settings = run.state, run.settings
     started = time.perf_counter()
@@ -198,7 +158,7 @@ def _epoch(run: _Run, epoch: int, watchers: Sequence[Observer]) -> dict[str, Jso
     }
 
 
-def _advance(run: _Run, batch: object, lr: float) -> list[float]:
+def _advance(run: Run, batch: object, lr: float) -> list[float]:
     """One step of the optimizer; the losses in the order of the step's widths."""
     state, settings = run.state, run.settings
     widths_list = state.sampler.ask(state.progress.step)
@@ -237,10 +197,11 @@ def _advance(run: _Run, batch: object, lr: float) -> list[float]:
     return losses
 
 
-def _validate(run: _Run) -> list[Json]:
-    """Figures at the widths that every step trains and whose batch-norm statistics are tracked."""
+def _validate(run: Run) -> list[Json]:
+    """Figures at the widths that every step trains, as far as their batch-norm statistics are followed."""
     net = run.state.net
-    tracked = [widths for widths in run.state.sampler.fixed if not net.has_batch_norm or widths in net.calibrated]
+    everywhere = not net.has_batch_norm or net.batch_norm == "naive"
+    tracked = [widths for widths in run.state.sampler.fixed if everywhere or widths in net.calibrated]
     if not tracked:
         return []
     with ExitStack() as stack:
@@ -255,79 +216,13 @@ def _validate(run: _Run) -> list[Json]:
     ]
 
 
-def _check_weights(run: _Run, epoch: int) -> None:
+def _check_weights(run: Run, epoch: int) -> None:
     for name, parameter in run.state.net.named_parameters():
         if not torch.isfinite(parameter).all():
             raise TrainingError(
                 f"{name} holds values that are not finite after epoch {epoch}, whose losses were finite; "
                 "no checkpoint of it was written: lower lr, or add clip_norm"
             )
-
-
-def _wants_channels_last(net: SlimmableModel, settings: TrainSettings, device: torch.device) -> bool:
-    dimensions = {parameter.dim() for parameter in net.parameters()}
-    if settings.channels_last == "always" and 5 in dimensions:
-        raise RecipeError("TrainSettings.channels_last is 'always', but the network has three-dimensional convolutions")
-    if settings.channels_last != "auto":
-        return settings.channels_last == "always"
-    # Batch norm on CPUs is several times slower in channels last at counts that are no multiples of 8.
-    aligned = all(choice % 8 == 0 for group in net.space.groups for choice in group.choices)
-    faster = device.type == "cpu" or (device.type == "cuda" and settings.precision == "bfloat16")
-    return 4 in dimensions and 5 not in dimensions and aligned and faster
-
-
-def _load_or_refuse(run: _Run, home: Path | None, *, resume: bool) -> None:
-    if home is None:
-        if resume:
-            raise RecipeError("fit(resume=True) has no folder to resume from; pass folder=")
-        return
-    path = home / CHECKPOINT
-    if not path.exists():
-        return
-    if not resume:
-        raise TrainingError(f"{home} already holds a run; pass resume=True to continue it, or another folder")
-    load_checkpoint(run.state, path, settings=run.settings)
-
-
-def _new_record(run: _Run, home: Path | None) -> RunRecord:
-    record = RunRecord(
-        task=run.task.name,
-        metric=run.task.metric,
-        higher_is_better=run.task.higher_is_better,
-        settings=cast(dict[str, Json], jsonable(run.settings)),
-        sampler=run.state.sampler.state_dict(),
-        environment=environment(device=_device_name(run.device), threads=torch.get_num_threads()),
-        history=run.state.progress.history,
-    )
-    if home is not None and run.state.progress.epoch > 0:
-        try:
-            record.created = RunRecord.load(home / RECORD).created
-        except DataError:
-            # The checkpoint has all that training needs; a lost record is written anew.
-            record.created = record.updated
-    return record
-
-
-@contextmanager
-def _status_kept(record: RunRecord, home: Path | None) -> Iterator[None]:
-    """The record says how the run ended, also when it ends in an error."""
-    status: Status = "failed"
-    try:
-        if home is not None:
-            record.save(home / RECORD)
-        yield
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        record.status = status
-        if home is not None:
-            record.save(home / RECORD)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _shown(widths: Widths) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from slimmable import convert
 from slimmable.errors import CheckpointError, RecipeError, TrainingError
 from slimmable.record import RunRecord
 from slimmable.train import AdamW, Constant, Cosine, Fixed, Sandwich, Sgd, SwitchList, Timm, TrainSettings, fit
@@ -256,6 +258,27 @@ def test_switches_and_fixed_widths_are_the_ones_followed():
     net = toy_net()
     record = train(net, settings=TrainSettings(epochs=1), sampler=Fixed(net.space.largest))
     assert [line["widths"] for line in record.history[0]["validation"]] == [net.space.largest.to_json()]
+
+
+def test_naive_sharing_is_followed_at_every_switch():
+    net = toy_net(batch_norm="naive")
+    switches = [net.space.uniform(ratio) for ratio in (0.5, 0.75, 1.0)]
+    record = train(net, settings=TrainSettings(epochs=1, distillation=False), sampler=SwitchList(switches))
+    assert len(record.history[0]["validation"]) == 3
+
+
+def test_a_network_without_batch_norm_is_followed_too():
+    plain = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 3))
+    net = convert(plain, (torch.zeros(2, 1, 8, 8),), min_ratio=0.5)
+    sampler = SwitchList([net.space.uniform(0.5), net.space.largest])
+    record = train(net, settings=TrainSettings(epochs=1), sampler=sampler)
+    assert len(record.history[0]["validation"]) == 2
+
+
+def test_no_gradients_are_left_behind():
+    net = toy_net()
+    train(net, settings=TrainSettings(epochs=1))
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def test_validation_comes_as_often_as_asked_and_at_the_end():
