@@ -5,7 +5,7 @@ import os
 import torch
 from hypothesis import settings
 
-# Time limits on single examples fail on a loaded machine, and say nothing of the code. In CI the examples are always the same.
+# Time limits on single examples say nothing of the code on a loaded machine. In CI the examples are always the same.
 settings.register_profile("slimmable", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("slimmable")
 
