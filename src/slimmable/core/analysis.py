@@ -10,7 +10,7 @@ from torch import fx
 from slimmable.core import rules as _rules  # noqa: F401  fills the table of rules
 from slimmable.core.layout import Block, Layout, Pin, Variables
 from slimmable.core.operators import Axes, Choice, Extent, Findings, Operator, Term
-from slimmable.core.trace import Call, Trace, shapes_of
+from slimmable.core.trace import Trace, shapes_of
 
 _MAXIMUM_PASSES = 8
 
@@ -44,10 +44,12 @@ class Analysis:
         opened: Parameter axes where a width begins.
         fixed: Outputs of layers, or parts of them, that cannot vary.
         attributes: Module attributes that follow an axis.
-        macs: Multiply-accumulates by module, of one example.
+        macs: Multiply-accumulates by module, in evaluation, on the example.
+        buffers: Names of those of ``parameters`` that are buffers.
+        gains: Names of those whose neutral value is 1.
         norms: Buffers of running statistics: module, mean, variance.
         tensors: For every node its outputs' layouts (empty for inputs of fixed size).
-        trace: The graph.
+        trace: The graph in evaluation mode.
     """
 
     variables: dict[int, int]
@@ -57,6 +59,8 @@ class Analysis:
     attributes: dict[tuple[str, str], tuple[Extent, ...]]
     macs: tuple[tuple[str, Term], ...]
     norms: tuple[tuple[str, str, str], ...]
+    buffers: frozenset[str]
+    gains: frozenset[str]
     tensors: dict[fx.Node, tuple[Axes, ...]]
     trace: Trace
 
@@ -65,34 +69,62 @@ Held = Mapping[str, str]
 """Modules whose outputs are held at full width, and the reason."""
 
 
-def analyse(trace: Trace, *, held: Held, stopped: Mapping[str, str], aliases: Mapping[str, str]) -> Analysis:
+def analyse(
+    trace: Trace, *, held: Held, stopped: Mapping[str, str], aliases: Mapping[str, str], training: Trace | None = None
+) -> Analysis:
     """The width groups of a traced network.
 
-    A reshape that splits channels in two leaves open which factor varies. The inner one is tried first; where everything that
-    follows pins it (attention pins the width of its heads), the graph is analysed again with the outer one.
+    A reshape that splits channels in two leaves open which factor varies. The inner one is tried first; where
+    everything that follows pins it (attention pins the width of its heads), the graph is analysed again with the
+    outer one.
 
     Args:
         trace: The graph.
         held: Modules whose layers' outputs stay at full width (with a reason for the report).
         stopped: Modules whose own code fixes sizes: what their reshapes and slices touch stays at full width.
         aliases: Parameters that are one tensor under several names: name by alias.
+        training: The graph in training mode, where it reads parameters (of auxiliary heads) that evaluation does not.
     """
-    outer: frozenset[Choice] = frozenset()
+    findings = _apply_all(trace, training, frozenset(), held, stopped, aliases)
     for _ in range(_MAXIMUM_PASSES):
-        findings = _run(trace, outer, held, stopped, aliases)
-        futile = {key for key, layout in findings.inner.items() if not findings.variables.free(layout)} - outer
+        variables = findings.variables
+        futile = {key for key, layout in findings.inner.items() if not variables.free(layout)} - findings.outer
         if not futile:
             break
-        outer |= {max(key for key in futile if key[0] == node) for node, _ in futile}  # the innermost split of each
-    return _conclude(trace, findings, aliases)
+        innermost = {max(key for key in futile if key[0] == node) for node, _ in futile}
+        findings = _apply_all(trace, training, findings.outer | innermost, held, stopped, aliases)
+    return _conclude(trace, training, findings, aliases)
+
+
+def _apply_all(
+    trace: Trace,
+    training: Trace | None,
+    outer: frozenset[Choice],
+    held: Held,
+    stopped: Mapping[str, str],
+    aliases: Mapping[str, str],
+) -> Findings:
+    """One pass over both graphs, which share parameters; costs are those of evaluation."""
+    findings = Findings(outer=outer)
+    known: dict[str, Axes] = {}
+    _run(trace, findings, known, held, stopped, aliases)
+    macs = list(findings.macs)
+    if training is not None:
+        _run(training, findings, known, held, stopped, aliases)
+        findings.macs = macs
+    return findings
 
 
 def _run(
-    trace: Trace, outer: frozenset[Choice], held: Held, stopped: Mapping[str, str], aliases: Mapping[str, str]
-) -> Findings:
-    findings = Findings(outer=outer)
+    trace: Trace,
+    findings: Findings,
+    known: dict[str, Axes],
+    held: Held,
+    stopped: Mapping[str, str],
+    aliases: Mapping[str, str],
+) -> None:
+    """Apply every operator's rule; ``known`` holds the axes of parameters that were met before."""
     variables = findings.variables
-    known: dict[str, Axes] = {}
     for node in trace.inputs:
         findings.axes[node] = [tuple((Block(None, size),) for size in shape) for shape in shapes_of(node)]
     for call in trace.calls:
@@ -116,11 +148,11 @@ def _run(
         why = Pin(reason="is the network's output", operator="output")
         for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
             variables.pin(layout, why)
-    return findings
 
 
 _SIZED = tuple(
-    f"aten.{name}" for name in ("view", "reshape", "_unsafe_view", "expand", "slice", "split", "narrow", "unflatten", "flatten")
+    f"aten.{name}"
+    for name in ("view", "reshape", "_unsafe_view", "expand", "slice", "split", "narrow", "unflatten", "flatten")
 )
 """Operators whose arguments a module's code may have fixed."""
 
@@ -136,15 +168,16 @@ def _covering(held: Held, module: str) -> str | None:
         path = path.rpartition(".")[0]
 
 
-def _conclude(trace: Trace, findings: Findings, aliases: Mapping[str, str]) -> Analysis:
+def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases: Mapping[str, str]) -> Analysis:
     variables = findings.variables
     resolve = variables.resolve
+    placeholders = trace.parameters | (training.parameters if training else {})
+    name_of = {node: aliases.get(name, name) for node, name in placeholders.items()}
     parameters: dict[str, Axes] = {}
-    for node, name in trace.parameters.items():
+    for node, name in name_of.items():
         if node in findings.axes:
-            parameters[aliases.get(name, name)] = tuple(resolve(layout) for layout in findings.axes[node][0])
+            parameters[name] = tuple(resolve(layout) for layout in findings.axes[node][0])
     free = dict.fromkeys(var for axes in parameters.values() for layout in axes for var in variables.free(layout))
-    name_of = {node: aliases.get(name, name) for node, name in trace.parameters.items()}
     opened = tuple(
         Opened(parameter=name_of[node], axis=axis, module=module)
         for node, axis, module in findings.opened
@@ -161,9 +194,20 @@ def _conclude(trace: Trace, findings: Findings, aliases: Mapping[str, str]) -> A
         },
         macs=tuple((module, _resolved(term, resolve)) for module, term in findings.macs),
         norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
+        buffers=trace.buffers | (training.buffers if training else frozenset()),
+        gains=frozenset(_gains(trace, name_of)) | frozenset(_gains(training, name_of) if training else ()),
         tensors={node: tuple(tuple(map(resolve, axes)) for axes in outputs) for node, outputs in findings.axes.items()},
         trace=trace,
     )
+
+
+def _gains(trace: Trace, name_of: Mapping[fx.Node, str]) -> Iterable[str]:
+    """Tensors whose neutral value is 1: what normalisation multiplies with, and variances."""
+    for call in trace.calls:
+        for key in ("weight", "running_var") if "norm" in call.name else ():
+            node = call.values.get(key)
+            if isinstance(node, fx.Node) and node in name_of:
+                yield name_of[node]
 
 
 def _resolved(term: Term, resolve: Callable[[Layout], Layout]) -> Term:
@@ -184,8 +228,3 @@ def _fixed(variables: Variables, findings: Findings) -> Iterable[Fixed]:
                 reasons[why] = reasons.get(why, 0) + span
         for why, channels in reasons.items():
             yield Fixed(module=module, channels=channels, of=variables.size(layout), why=why)
-
-
-def calls_in(trace: Trace, module: str) -> list[Call]:
-    """Operators that a module's own code calls."""
-    return [call for call in trace.calls if call.module == module]

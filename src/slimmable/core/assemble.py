@@ -58,8 +58,7 @@ def assemble(
     axes = {name: tuple(map(grouping.axis, layouts)) for name, layouts in analysis.parameters.items()}
     space = grouping.space
     folds = foldable(analysis.trace, model)
-    gains = _ones(analysis)
-    widen(model, axes, grouping.given, space.largest.channels, gains)
+    widen(model, axes, grouping.given, space.largest.channels, analysis.gains)
     owners = _owners(model)
     norms = _norm_layers(model, analysis, owners, axes)
     state = State(space, norms, batch_norm)
@@ -82,7 +81,7 @@ def assemble(
     _add_sizes(slots, model, analysis, grouping)
     if averaged:
         _add_scales(slots, axes, owners)
-    tables = _tables(space.largest.channels, norms, _table_kinds(grouping, batch_norm, switches), _given(grouping))
+    tables = _tables(space.largest.channels, norms, _table_kinds(grouping, batch_norm, switches), grouping.space.base)
     if batch_norm != "naive":
         for norm in norms:
             for own in (norm.mean, norm.variance, "num_batches_tracked"):
@@ -92,16 +91,12 @@ def assemble(
     slots.attach()
     report = _report(analysis, grouping, model)
     net = SlimmableModel(model, state, report=report, analysis=analysis, grouping=grouping, folds=folds)
+    state.tables.update({table.widths: table for table in tables})
+    state.widths = switches[0] if batch_norm == "private" and norms else grouping.space.base
     for table in tables:
-        state.tables[table.widths] = table
         net.put_table(table)
-    net.set(switches[0] if batch_norm == "private" and norms else _given(grouping))
+    net.set(state.widths)
     return net
-
-
-def _given(grouping: Grouping) -> Widths:
-    """The widths of the network as it was given."""
-    return Widths(grouping.space.names, grouping.given)
 
 
 def _owners(model: nn.Module) -> dict[str, list[Owner]]:
@@ -115,18 +110,6 @@ def _owners(model: nn.Module) -> dict[str, list[Owner]]:
     return {name: places[id(tensor)] for name, tensor in named}
 
 
-def _ones(analysis: Analysis) -> list[str]:
-    """Gains and variances: tensors whose neutral value is 1."""
-    gains = [
-        analysis.trace.parameters[node]
-        for call in analysis.trace.calls
-        if "norm" in call.name
-        for key in ("weight", "running_var")
-        if (node := call.values.get(key)) in analysis.trace.parameters
-    ]
-    return list(dict.fromkeys(gains))
-
-
 def _norm_layers(
     model: nn.Module, analysis: Analysis, owners: dict[str, list[Owner]], axes: dict[str, tuple[Axis, ...]]
 ) -> list[NormLayer]:
@@ -136,13 +119,18 @@ def _norm_layers(
         for (module, mean_name), (_, variance_name) in zip(owners[mean], owners[variance], strict=True):
             affine = tuple(name for name in ("weight", "bias") if module._parameters.get(name) is not None)
             layers[id(module)] = NormLayer(
-                path=paths[module], module=module, mean=mean_name, variance=variance_name, axis=axes[mean][0], affine=affine
+                path=paths[module],
+                module=module,
+                mean=mean_name,
+                variance=variance_name,
+                axis=axes[mean][0],
+                affine=affine,
             )
     return list(layers.values())
 
 
 def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Grouping) -> None:
-    """Attributes such as ``out_channels`` or ``groups`` that follow an axis, where the module has them with that very value."""
+    """Sizes such as ``out_channels`` that follow an axis, where the module has them with that very value."""
     given = grouping.given
     for (path, name), extents in analysis.attributes.items():
         module = model.get_submodule(path)
@@ -171,7 +159,7 @@ def _table_kinds(grouping: Grouping, batch_norm: BatchNorm, switches: Sequence[W
     if batch_norm == "private":
         return dict.fromkeys(switches, "private")
     space = grouping.space
-    return dict.fromkeys((space.largest, space.smallest, _given(grouping)), "tracked")
+    return dict.fromkeys((space.largest, space.smallest, grouping.space.base), "tracked")
 
 
 def _tables(

@@ -28,7 +28,9 @@ class Segment:
 class Axis:
     """The segments of an axis; a width keeps the first positions of each.
 
-    >>> joined = Axis((Segment(0, 1), Segment(1, 1)))          # a concatenation of two groups of at most 4 and 2 channels
+    A concatenation of two groups of at most 4 and 2 channels:
+
+    >>> joined = Axis((Segment(0, 1), Segment(1, 1)))
     >>> joined.active(channels=(3, 1), maximum=(4, 2))
     [(0, 3), (4, 1)]
     """
@@ -62,7 +64,9 @@ def axis_of(layout: Layout, groups: Mapping[int, int], units: Mapping[int, int])
     """An axis from a resolved layout, given each variable's place in the space and its channels for one unit."""
     return Axis(
         tuple(
-            Segment(None, block.repeat) if block.var is None else Segment(groups[block.var], block.repeat, units[block.var])
+            Segment(None, block.repeat)
+            if block.var is None
+            else Segment(groups[block.var], block.repeat, units[block.var])
             for block in layout
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ def save_network(net: SlimmableModel, path: str | Path) -> None:
 def load_network(net: SlimmableModel, path: str | Path) -> None:
     """Read into ``net`` what :func:`save_network` wrote for a network of the same structure.
 
-    Raises:
-        CheckpointError: The file is missing or damaged, or belongs to another structure; the message names the first difference.
+    Raises: CheckpointError: The file is missing or damaged, or belongs to another structure; the message names the
+        first difference.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -48,7 +49,9 @@ def load_network(net: SlimmableModel, path: str | Path) -> None:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a network: {error}") from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a network written by slimmable.save (its format is {metadata.get('format')!r})")
+        raise CheckpointError(
+            f"{path} is not a network written by slimmable.save (its format is {metadata.get('format')!r})"
+        )
     if int(metadata.get("version", "0")) > VERSION:
         raise CheckpointError(f"{path} was written by a newer version of slimmable; update it to read the file")
     restore_network(net, tensors, json.loads(metadata["network"]))
@@ -85,15 +88,23 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
             raise CheckpointError(f"the checkpoint has no tensor {name!r}, of shape {tuple(tensor.shape)} here")
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"tensor {name!r} has shape {tuple(tensors[name].shape)} in the checkpoint and {tuple(tensor.shape)} here"
+                f"tensor {name!r} has shape {tuple(tensors[name].shape)} in the checkpoint "
+                f"and {tuple(tensor.shape)} here"
             )
     unknown = [name for name in tensors if name not in expected and not name.startswith("tables.")]
     if unknown:
         raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r} that this network does not have")
-    state: dict[str, Any] = dict(tensors)
+    state: Any = OrderedDict(tensors)
+    state._metadata = net.state_dict()._metadata  # pyright: ignore[reportAttributeAccessIssue]  layers' format versions
     state[_EXTRA] = json.dumps(dict(metadata))
     full = net.state_dict(keep_vars=True)
-    aliases = {id_: name for name, value in full.items() if isinstance(value, Tensor) for id_ in [value.data_ptr()] if name in state}
+    aliases = {
+        id_: name
+        for name, value in full.items()
+        if isinstance(value, Tensor)
+        for id_ in [value.data_ptr()]
+        if name in state
+    }
     for name, value in full.items():
         if isinstance(value, Tensor) and name not in state and not name.startswith("tables."):
             state[name] = state[aliases[value.data_ptr()]]
@@ -109,9 +120,14 @@ def check_space(ours: WidthSpace, theirs: Mapping[str, Any]) -> None:
     other = WidthSpace.from_json(theirs)
     for mine, its in zip(ours.groups, other.groups, strict=False):
         if mine != its:
-            raise CheckpointError(f"the checkpoint's width group is {its}, here it is {mine}; convert the same network with the same options")
+            raise CheckpointError(
+                f"the checkpoint's width group is {its}, here it is {mine}; "
+                "convert the same network with the same options"
+            )
     if len(ours.groups) != len(other.groups):
-        raise CheckpointError(f"the checkpoint has {len(other.groups)} width groups, this network has {len(ours.groups)}")
+        raise CheckpointError(
+            f"the checkpoint has {len(other.groups)} width groups, this network has {len(ours.groups)}"
+        )
     if ours != other:
         raise CheckpointError(
             f"the checkpoint's space has ratios {other.min_ratio} to {other.max_ratio} and ties {other.ties}; "

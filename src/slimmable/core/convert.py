@@ -40,25 +40,29 @@ def convert(
 ) -> SlimmableModel:
     """A network that runs at any width, from one that runs at its own.
 
-    The graph of ``model`` on ``example_inputs`` says which channel counts can vary and which must vary together. What cannot is held
-    at full width, and ``net.report`` names the operator and the line that hold it. Nothing is ever frozen silently, and no
-    code of the network is changed: its modules go on running their own ``forward`` on parameters of the active size.
+    The graph of ``model`` on ``example_inputs`` says which channel counts can vary and which must vary together. What
+    cannot is held at full width, and ``net.report`` names the operator and the line that hold it. Nothing is ever
+    frozen silently, and no code of the network is changed: its modules go on running their own ``forward`` on
+    parameters of the active size.
 
-    The conversion proves itself on the example: at the width of the given network the output equals the original's bit for bit; at the narrowest
-    and at a random width every operator yields what the analysis foresaw. A module whose code fixes a size is held and reported.
+    The conversion proves itself on the example: at the width of the given network the output equals the original's
+    bit for bit; at the narrowest and at a random width every operator yields what the analysis foresaw. A module
+    whose code fixes a size is held and reported.
 
     Args:
         model: Any network that ``torch.export`` can trace. It is copied; its weights are kept.
         example_inputs: A tensor, or the tuple of the forward's positional arguments; batch first.
         min_ratio: Smallest multiple of each group's channels.
         max_ratio: Largest multiple; above 1 the network is widened, and new weights are drawn at random.
-        divisor: Channels are multiples of it (of 8: unrounded counts cost up to 2.5 times the time per multiplication on CPUs).
+        divisor: Channels are multiples of it (of 8: unrounded counts cost up to 2.5 times the time per multiplication
+            on CPUs).
         exclude: Patterns of module paths (``"features.18"``, ``"head.*"``) whose outputs stay at full width.
         tie: Sets of patterns of group names; the groups of a set share one ratio.
         follow: Groups that uniform widths derive from another: ``{"block.expand": ("block.input", 6)}``.
         switches: The fixed list of ratios or widths of S-Net, each with private batch norm [1].
-        batch_norm: ``"calibrated"`` (shared gain and shift, statistics calibrated for any width [2]; the default without switches),
-            ``"private"`` (the default with switches), or ``"naive"`` (everything shared: the baseline that fails [1]).
+        batch_norm: ``"calibrated"`` (shared gain and shift, statistics calibrated for any width [2]; the default
+            without switches), ``"private"`` (the default with switches), or ``"naive"`` (everything shared: the
+            baseline that fails [1]).
         averaged: Multiply a layer's output by its full over its active input channels [2].
 
     Returns:
@@ -82,33 +86,63 @@ def convert(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     kind: BatchNorm = batch_norm or ("private" if switches else "calibrated")
     if (kind == "private") != bool(switches):
-        raise ConversionError(f"batch_norm={kind!r} with switches={switches!r}: private batch norm needs a list of switches, and only it does")
+        raise ConversionError(
+            f"batch_norm={kind!r} with switches={switches!r}: "
+            "private batch norm needs a list of switches, and only it does"
+        )
     original = _copied(model).eval()
     graph = trace(original, inputs)
+    training = _training_graph(original, inputs, graph)
     aliases = _aliases(original)
     held = _held(original, exclude)
     stopped: dict[str, str] = {}
     with torch.no_grad():
         expected = copy.deepcopy(original)(*inputs)
     for _ in range(_MAXIMUM_TRIES):
-        analysis = analyse(graph, held=held, stopped=stopped, aliases=aliases)
+        analysis = analyse(graph, held=held, stopped=stopped, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
         try:
             _prove_narrow(original, inputs, analysis, grouping)
         except NarrowFailure as failure:
             _hold(original, graph, failure, held, stopped)
             continue
-        net = assemble(_copied(original), analysis, grouping, batch_norm=kind, switches=_switches(grouping, switches), averaged=averaged)
+        net = assemble(
+            _copied(original),
+            analysis,
+            grouping,
+            batch_norm=kind,
+            switches=_switches(grouping, switches),
+            averaged=averaged,
+        )
         _prove_full(net, inputs, expected)
         return net.train(model.training)
-    raise ConversionError(f"{type(model).__name__} could not be proved within {_MAXIMUM_TRIES} tries; last held: {list(held) + list(stopped)}")
+    raise ConversionError(
+        f"{type(model).__name__} could not be proved within {_MAXIMUM_TRIES} tries; "
+        f"held by then: {', '.join([*held, *stopped])}"
+    )
 
 
 def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:
-        raise ConversionError(f"{type(model).__name__} cannot be copied: {error}; copy.deepcopy(model) must work") from error
+        raise ConversionError(
+            f"{type(model).__name__} cannot be copied: {error}; copy.deepcopy(model) must work"
+        ) from error
+
+
+def _training_graph(model: nn.Module, inputs: tuple[Any, ...], graph: Trace) -> Trace | None:
+    """The graph in training mode if evaluation leaves parameters unread, as auxiliary heads do.
+
+    None where it cannot be traced: the report lists what was not reached.
+    """
+    read = {name for node, name in graph.parameters.items() if node.users}
+    if all(name in read for name, _ in model.named_parameters()):
+        return None
+    try:
+        return trace(copy.deepcopy(model).train(), inputs)
+    except ConversionError:
+        return None
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -172,18 +206,16 @@ def _hold(
         held |= dict.fromkeys(alike, failure.reason)
     else:
         raise ConversionError(
-            f"module {failure.module!r} ({type(original.get_submodule(failure.module)).__name__}) does not run at narrow widths: "
-            f"{failure.reason}; exclude it or the module that feeds it: convert(..., exclude=[...])"
+            f"module {failure.module!r} ({type(original.get_submodule(failure.module)).__name__}) "
+            f"does not run at narrow widths: {failure.reason}; "
+            "exclude it or the module that feeds it: convert(..., exclude=[...])"
         ) from failure
 
 
 def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any) -> None:
     """The given width equals the original bit for bit."""
     space = net.space
-    given = Widths(space.names, tuple(group.base for group in space.groups))
-    if net.batch_norm == "private" and net.has_batch_norm and given not in net.switches:
+    if net.batch_norm == "private" and net.has_batch_norm and space.base not in net.switches:
         return
-    with torch.no_grad(), net.at(given):
+    with torch.no_grad(), net.at(space.base):
         require_equal(net.eval()(*inputs), expected, "the given width against the original network")
-
-

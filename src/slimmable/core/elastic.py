@@ -1,15 +1,16 @@
 """Modules whose parameters and sizes follow the active widths, without a line of their code changed.
 
-A module becomes elastic by a change of class: a subclass of its own class, made on the fly, in which the names of its elastic
-tensors and sizes are properties that read the active widths' values from a state shared by the network. ``forward``, whoever wrote it,
-then meets a module of the active size; ``state_dict``, ``parameters`` and ``.to`` go on seeing the full tensors.
+A module becomes elastic by a change of class: a subclass of its own class, made on the fly, in which the names of its
+elastic tensors and sizes are properties that read the active widths' values from a state shared by the network.
+``forward``, whoever wrote it, then meets a module of the active size; ``state_dict``, ``parameters`` and ``.to`` go
+on seeing the full tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,9 @@ class Attached:
     slots: dict[str, int] = field(default_factory=dict)
 
 
-def make_elastic(module: nn.Module, state: State, *, tensors: dict[str, int], statistics: dict[str, int], sizes: dict[str, int]) -> None:
+def make_elastic(
+    module: nn.Module, state: State, *, tensors: dict[str, int], statistics: dict[str, int], sizes: dict[str, int]
+) -> None:
     """Change the class of ``module`` so that the named attributes are read from ``state``, each from its slot."""
     cls = type(module)
     module.__dict__[ATTACHED] = Attached(state, cls, {**tensors, **statistics, **sizes})
@@ -55,7 +58,7 @@ def attached(module: nn.Module) -> Attached | None:
     return module.__dict__.get(ATTACHED)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _elastic_class(
     cls: type[nn.Module], tensors: frozenset[str], statistics: frozenset[str], sizes: frozenset[str]
 ) -> type[nn.Module]:
@@ -100,7 +103,7 @@ def _size(name: str) -> Callable[[nn.Module], int | tuple[int, ...]]:
 
 
 def _scaled_forward(cls: type[nn.Module]) -> Callable[..., Any]:
-    """``C_in,max / C_in,active`` times the layer's output [Yu, Huang. US-Net, ICCV 2019, released training code's option]."""
+    """Multiply a layer's output by its full over its active input channels (``conv_averaged`` of US-Net)."""
 
     def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         own: Attached = module.__dict__[ATTACHED]

@@ -68,7 +68,9 @@ def extract(model: nn.Module, state: State, folds: Sequence[Fold] | None) -> nn.
         try:
             plain = copy.deepcopy(model, memo)
         except Exception as error:
-            raise ExtractionError(f"the network cannot be copied: {error}; extract needs copy.deepcopy to work on it") from error
+            raise ExtractionError(
+                f"the network cannot be copied: {error}; extract needs copy.deepcopy to work on it"
+            ) from error
         for module in list(plain.modules()):
             _settle(module, state)
         if folds is not None:
@@ -93,11 +95,15 @@ def _copy_active_tensors(module: nn.Module, state: State, memo: dict[int, Any]) 
         value = state.differentiable(index) if value is None else value
         assert value is not None
         kept = value.detach().clone(memory_format=_format_of(full))
-        memo[id(full)] = nn.Parameter(kept, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else kept
+        memo[id(full)] = (
+            nn.Parameter(kept, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else kept
+        )
 
 
 def _format_of(full: Tensor) -> torch.memory_format:
-    channels_last = full.ndim == 4 and not full.is_contiguous() and full.is_contiguous(memory_format=torch.channels_last)
+    channels_last = (
+        full.ndim == 4 and not full.is_contiguous() and full.is_contiguous(memory_format=torch.channels_last)
+    )
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
@@ -113,7 +119,7 @@ def _settle(module: nn.Module, state: State) -> None:
             module._buffers[name] = None if value is None else value.detach().clone()
         elif name == SCALE:
             scale = value
-        elif slot.norm is not None and module._parameters.get(name) is None:
+        elif isinstance(slot, TensorSlot) and slot.norm is not None and module._parameters.get(name) is None:
             module._parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
     if scale != 1:
         for name in ("weight", "bias"):
@@ -126,7 +132,9 @@ def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:
     layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
     weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert weight is not None and norm.running_mean is not None and norm.running_var is not None
+    assert weight is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     moments = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
     if isinstance(layer, nn.Linear):
         weight, bias = fuse_linear_bn_weights(weight, bias, *moments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from slimmable.core.analysis import Analysis
@@ -54,8 +54,8 @@ def group(
 ) -> Grouping:
     """The width space of an analysis.
 
-    A group's channels count positions of the axis that opens it: a grouped convolution whose groups keep ``u`` channels each has
-    ``groups * u`` channels, in steps of ``groups``.
+    A group's channels count positions of the axis that opens it: a grouped convolution whose groups keep ``u``
+    channels each has ``groups * u`` channels, in steps of ``groups``.
 
     Raises:
         ConversionError: A tie or a follower names no group.
@@ -63,9 +63,7 @@ def group(
     names, units = _openers(analysis)
     groups = tuple(_group(names[var], analysis.variables[var], units[var], ranges) for var in analysis.variables)
     known = [each.name for each in groups]
-    followed = tuple(
-        each if each.name not in follow else _following(each, follow[each.name], known) for each in groups
-    )
+    followed = tuple(each if each.name not in follow else _following(each, follow[each.name], known) for each in groups)
     for name in follow:
         if name not in known:
             raise ConversionError(f"follow: there is no width group {name!r}; the groups are {', '.join(known)}")
@@ -109,8 +107,7 @@ def _following(each: WidthGroup, rule: tuple[str, int], known: Sequence[str]) ->
     leader, factor = rule
     if leader not in known:
         raise ConversionError(f"follow: there is no width group {leader!r}; the groups are {', '.join(known)}")
-    fields = {"name": each.name, "base": each.base, "minimum": each.minimum, "maximum": each.maximum}
-    return WidthGroup(**fields, divisor=each.divisor, follows=(leader, factor))  # pyright: ignore[reportArgumentType]
+    return replace(each, follows=(leader, factor))
 
 
 def _matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
@@ -121,7 +118,9 @@ def _matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
     """
     known = list(known)
     if isinstance(patterns, str):
-        raise ConversionError(f"tie takes a list of sets of group names, such as [['layer1.*.conv1']]; got the text {patterns!r}")
+        raise ConversionError(
+            f"tie takes a list of sets of group names, such as [['layer1.*.conv1']]; got the text {patterns!r}"
+        )
     matched: dict[str, None] = {}
     for pattern in patterns:
         found = [name for name in known if fnmatchcase(name, pattern) or name == pattern]

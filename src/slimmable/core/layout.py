@@ -1,12 +1,14 @@
 """The algebra of channel axes: what an axis is made of, and which parts of different axes must agree.
 
-An axis is a **layout**: a tuple of :class:`Block`, each a variable number of units that span ``repeat`` positions, or a constant run
-of positions. A convolution's output is one block; a concatenation is the blocks of its parts; flattening ``(C, H, W)`` turns
-the block of ``C`` into one whose units span ``H * W`` positions; a channel shuffle does the same with the number of groups; the
-channels of a grouped convolution are as many blocks *of one variable* as it has groups.
+An axis is a **layout**: a tuple of :class:`Block`, each a variable number of units that span ``repeat`` positions, or
+a constant run of positions. A convolution's output is one block; a concatenation is the blocks of its parts;
+flattening ``(C, H, W)`` turns the block of ``C`` into one whose units span ``H * W`` positions; a channel shuffle
+does the same with the number of groups; the channels of a grouped convolution are as many blocks *of one variable* as
+it has groups.
 
-Two axes that must agree are **unified**: their blocks are matched from the left, and a variable that meets finer blocks is replaced by
-them everywhere (first-order unification over sequences; it ends, because every replacement makes variables smaller).
+Two axes that must agree are **unified**: their blocks are matched from the left, and a variable that meets finer
+blocks is replaced by them everywhere (first-order unification over sequences; it ends, because every replacement
+makes variables smaller).
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ class Variables:
         return tuple(Block(block.var, block.repeat // factor) for block in blocks)
 
     def coarsen(self, layout: Layout, factor: int) -> bool:
-        """Make every block a multiple of ``factor`` by making its variable count runs; False if sizes do not allow it."""
+        """Make every block a multiple of ``factor``, by variables that count runs; False if sizes do not allow it."""
         for block in self.resolve(layout):
             if block.repeat % factor == 0:
                 continue

@@ -151,7 +151,7 @@ class SlimmableModel(nn.Module):
         return self._state.share_gradients()
 
     def extract(self, widths: Widths, *, fold_batch_norm: bool = False) -> nn.Module:
-        """The network at ``widths`` as a plain module of its original classes, weights contiguous, nothing of ours in it.
+        """The network at ``widths`` as a plain module of its own classes, with nothing of ours in it.
 
         Args:
             widths: Channels of each group.

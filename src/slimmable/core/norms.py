@@ -1,11 +1,12 @@
 """Batch-norm tables: what the normalisation layers of a network know of one width.
 
-A slimmed layer meets other inputs at every width, so that means and variances (S-Net: gains and shifts too) belong to a width. A table
-holds them for all layers of a network at one :class:`~slimmable.core.space.Widths`:
+A slimmed layer meets other inputs at every width, so that means and variances (S-Net: gains and shifts too) belong to
+a width. A table holds them for all layers of a network at one :class:`~slimmable.core.space.Widths`:
 
 * ``private``: gain, shift and running statistics, trained for a switch [S-Net];
 * ``tracked``: running statistics, followed during training (widest and narrowest width);
-* ``calibrated``: statistics measured after training for one state of the weights; they go stale when the weights change [US-Net].
+* ``calibrated``: statistics measured after training for one state of the weights; they go stale when the weights
+  change [US-Net].
 
 References:
     S-Net: Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 3.1.
@@ -60,8 +61,8 @@ class NormTable(nn.Module):
     Args:
         widths: The width they belong to.
         kind: What they are.
-        tensors: ``mean_i``, ``var_i`` and ``count_i`` (batches seen) of the i-th layer, each of its active channels; in a private table
-            ``weight_i`` and ``bias_i`` too, which become parameters.
+        tensors: ``mean_i``, ``var_i`` and ``count_i`` (batches seen) of the i-th layer, each of its active channels;
+            in a private table ``weight_i`` and ``bias_i`` too, which become parameters.
         given: Whether the statistics came with the network.
     """
 
@@ -95,7 +96,9 @@ class NormTable(nn.Module):
         return {"widths": self.widths.to_json(), "kind": self.kind, "ready": ready}
 
 
-def sliced_tensors(layers: Sequence[NormLayer], widths: Widths, maximum: Sequence[int], *, affine: bool) -> dict[str, Tensor]:
+def sliced_tensors(
+    layers: Sequence[NormLayer], widths: Widths, maximum: Sequence[int], *, affine: bool
+) -> dict[str, Tensor]:
     """Tensors of a table that starts from the layers' own full values: contiguous copies of their active entries."""
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(layers):

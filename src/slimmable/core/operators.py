@@ -26,8 +26,8 @@ RULES: dict[str, Rule] = {}
 def operator_rule(*names: str) -> Callable[[Rule], Rule]:
     """Register the rule of one or several operators; it replaces an earlier one.
 
-    A rule takes an :class:`Operator`, says which axes must agree (``unify``), which cannot vary (``pin``) and which a layer opens
-    (``open``), and returns the layouts of the output's axes.
+    A rule takes an :class:`Operator`, says which axes must agree (``unify``), which cannot vary (``pin``) and which a
+    layer opens (``open``), and returns the layouts of the output's axes.
 
     Example:
         A custom operator ``mylib::scale(x, gain)`` that multiplies channel ``c`` of ``x`` with ``gain[c]``::

@@ -1,4 +1,4 @@
-"""The proof of a conversion: full width equals the original bit for bit, and narrow widths are what the analysis says."""
+"""The proof of a conversion: full width is the original bit for bit, narrow widths are what was foreseen."""
 
 from __future__ import annotations
 
@@ -52,9 +52,12 @@ def compare_shapes(
     expected = analysis.trace.calls
     for before, now in zip(expected, found, strict=False):
         if before.name != now.name:
-            raise NarrowFailure(before.module, f"its code takes another way at a narrow width ({now.name} for {before.name})")
+            raise NarrowFailure(
+                before.module, f"its code takes another way at a narrow width ({now.name} for {before.name})"
+            )
         foreseen = [
-            tuple(grouping.axis(layout).size(widths.channels) for layout in axes) for axes in analysis.tensors[before.node]
+            tuple(grouping.axis(layout).size(widths.channels) for layout in axes)
+            for axes in analysis.tensors[before.node]
         ]
         if now.outputs != foreseen:
             raise NarrowFailure(
@@ -72,21 +75,30 @@ def require_equal(one: Any, other: Any, what: str) -> None:
     """
     ours, theirs = list(tensors(one)), list(tensors(other))
     same = len(ours) == len(theirs) and all(
-        a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) for a, b in zip(ours, theirs, strict=True)
+        a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        for a, b in zip(ours, theirs, strict=True)
     )
     if not same:
-        raise ConversionError(f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network")
+        raise ConversionError(
+            f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
+        )
 
 
 def require_close(one: Any, other: Any, what: str) -> None:
-    """Pass if two outputs are the same but for rounding (operators on the weights may round strided and contiguous ones differently).
+    """Pass if two outputs are the same but for rounding.
+
+    Operators on the weights themselves may round strided tensors otherwise than contiguous ones.
 
     Raises:
         ConversionError: They differ.
     """
     for ours, theirs in zip(tensors(one), tensors(other), strict=True):
-        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()) if theirs.numel() else 0.0, equal_nan=True):
-            raise ConversionError(f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network")
+        if not torch.allclose(
+            ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()) if theirs.numel() else 0.0, equal_nan=True
+        ):
+            raise ConversionError(
+                f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
+            )
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -41,7 +41,11 @@ class PinReport:
     line: str
 
     def __str__(self) -> str:
-        where = f" [{self.operator}" + (f" in {self.module}" if self.module else "") + (f", {self.line}]" if self.line else "]")
+        where = (
+            f" [{self.operator}"
+            + (f" in {self.module}" if self.module else "")
+            + (f", {self.line}]" if self.line else "]")
+        )
         part = f"{self.channels} of {self.of}" if self.channels < self.of else f"all {self.of}"
         return f"{self.layer}: {part} channels stay: {self.reason}{where if self.operator else ''}"
 
@@ -81,7 +85,10 @@ class ConversionReport:
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
         return {
-            "groups": [vars(group) | {"producers": list(group.producers), "consumers": list(group.consumers)} for group in self.groups],
+            "groups": [
+                vars(group) | {"producers": list(group.producers), "consumers": list(group.consumers)}
+                for group in self.groups
+            ],
             "pinned": [dict(vars(pin)) for pin in self.pinned],
             "layers": list(self.layers),
             "elastic": list(self.elastic),

@@ -1,7 +1,7 @@
 """Width groups, the space they span, and widths as plain values.
 
-A *width group* is a set of channel axes that must have the same size; a *width space* is the ordered list of a network's
-groups; *widths* say how many channels of each group are kept. Nothing here needs torch.
+A *width group* is a set of channel axes that must have the same size; a *width space* is the ordered list of a
+network's groups; *widths* say how many channels of each group are kept. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from slimmable.errors import WidthError
 def make_divisible(value: float, divisor: int) -> int:
     r"""The multiple of ``divisor`` nearest to ``value``, never losing more than a tenth of it.
 
-    :math:`n = \max(d, \lfloor (v + d/2) / d \rfloor d)`, and :math:`n + d` if that is below :math:`0.9 v`: the rounding of the
-    MobileNet family and of all networks in the papers of this library.
+    :math:`n = \max(d, \lfloor (v + d/2) / d \rfloor d)`, and :math:`n + d` if that is below :math:`0.9 v`: the
+    rounding of the MobileNet family and of all networks in the papers of this library.
 
     >>> [make_divisible(32 * width, 8) for width in (0.25, 0.5, 0.75, 1.0)]
     [8, 16, 24, 32]
@@ -94,8 +94,8 @@ class WidthGroup:
         minimum: Fewest channels allowed.
         maximum: Most channels allowed; above ``base`` in a widened network.
         divisor: Channels are multiples of it, except ``minimum``, ``base`` and ``maximum`` themselves.
-        follows: Another group and a factor: :meth:`WidthSpace.uniform` gives this group ``factor`` times the rounded channels
-            of that one (the expanded width of an inverted bottleneck is 6 times its *rounded* input).
+        follows: Another group and a factor: :meth:`WidthSpace.uniform` gives this group ``factor`` times the rounded
+            channels of that one (the expanded width of an inverted bottleneck is 6 times its *rounded* input).
 
     >>> group = WidthGroup(name="stem", base=32, minimum=8, maximum=32, divisor=8)
     >>> group.choices, group.at(0.6)
@@ -109,18 +109,24 @@ class WidthGroup:
     divisor: int
     follows: tuple[str, int] | None = None
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.base <= self.maximum or self.divisor < 1:
+            raise WidthError(
+                f"group {self.name!r}: expected 1 <= minimum <= base <= maximum and a positive divisor, "
+                f"got {self.minimum}, {self.base}, {self.maximum} and {self.divisor}"
+            )
+
     @cached_property
     def choices(self) -> tuple[int, ...]:
         """All allowed channel counts, ascending."""
         first = math.ceil(self.minimum / self.divisor) * self.divisor
         multiples = range(first, self.maximum + 1, self.divisor)
-        ends = {self.minimum, self.maximum}
-        return tuple(sorted(ends | {self.base} & set(range(self.minimum, self.maximum + 1)) | set(multiples)))
+        return tuple(sorted({self.minimum, self.base, self.maximum, *multiples}))
 
     def at(self, ratio: float) -> int:
         """Channels at ``ratio`` of ``base``, rounded by :func:`make_divisible` and kept inside the range."""
         if ratio == 1:
-            return min(max(self.base, self.minimum), self.maximum)
+            return self.base
         rounded = make_divisible(self.base * ratio, self.divisor)
         if ratio < 1:
             rounded = min(rounded, self.base)
@@ -197,8 +203,8 @@ class WidthSpace:
 
     @property
     def base(self) -> Widths:
-        """The network as it was given: ratio 1 (the nearest allowed widths where 1 lies outside the ratios)."""
-        return Widths(self.names, tuple(group.at(1.0) for group in self.groups))
+        """The network as it was given: every group at ratio 1."""
+        return Widths(self.names, tuple(group.base for group in self.groups))
 
     def uniform(self, ratio: float) -> Widths:
         """Every group at ``ratio`` of its base, rounded to its divisor.
@@ -228,7 +234,9 @@ class WidthSpace:
 
     def random(self, generator: Random) -> Widths:
         """One ratio for every independent width, drawn uniformly from the range (non-uniform US-Net)."""
-        return self._at_ratios([generator.uniform(self.min_ratio, self.max_ratio) for _ in self.dimensions], follow=False)
+        return self._at_ratios(
+            [generator.uniform(self.min_ratio, self.max_ratio) for _ in self.dimensions], follow=False
+        )
 
     def random_uniform(self, generator: Random) -> Widths:
         """One ratio for the whole network, drawn uniformly from the range (US-Net's sandwich rule)."""
@@ -259,7 +267,9 @@ class WidthSpace:
             WidthError: Other groups, a channel count that is not allowed, or tied groups at different ratios.
         """
         if not isinstance(widths, Widths):
-            raise WidthError(f"expected Widths, such as net.space.uniform(0.5), got {type(widths).__name__}: {widths!r}")
+            raise WidthError(
+                f"expected Widths, such as net.space.uniform(0.5), got {type(widths).__name__}: {widths!r}"
+            )
         if widths.names != self.names:
             theirs, ours = set(widths.names), set(self.names)
             raise WidthError(
@@ -276,8 +286,8 @@ class WidthSpace:
             for group in others:
                 if widths[group.name] != _tied(leader, widths[leader.name], group):
                     raise WidthError(
-                        f"groups {leader.name!r} and {group.name!r} are tied to one ratio, got {widths[leader.name]} of "
-                        f"{leader.base} and {widths[group.name]} of {group.base} channels"
+                        f"groups {leader.name!r} and {group.name!r} are tied to one ratio, "
+                        f"got {widths[leader.name]} of {leader.base} and {widths[group.name]} of {group.base} channels"
                     )
 
     def to_json(self) -> dict[str, Any]:

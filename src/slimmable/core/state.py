@@ -1,13 +1,13 @@
 """The active widths of a network: the one place that elastic modules read, and the plans behind it.
 
-A **plan** holds, for one ``Widths``, the value of every elastic attribute of the network: leaf tensors that share storage with the
-full parameters (so that no step copies weights), sizes, and batch-norm statistics. Plans are built once and kept; switching to a
-width used before is one assignment.
+A **plan** holds, for one ``Widths``, the value of every elastic attribute of the network: leaf tensors that share
+storage with the full parameters (so that no step copies weights), sizes, and batch-norm statistics. Plans are built
+once and kept; switching to a width used before is one assignment.
 
-Gradients take one of two ways. Ordinarily an elastic parameter is sliced at every access, under autograd: always right, with hooks, double
-backward and functional calls. Inside :meth:`State.share_gradients` modules read the plan's leaves, and ``commit`` adds the leaves' gradients to
-those of the full parameters after each width's backward pass: no launch of a kernel more than a native network needs, bit for bit the
-same gradients.
+Gradients take one of two ways. Ordinarily an elastic parameter is sliced at every access, under autograd: always
+right, with hooks, double backward and functional calls. Inside :meth:`State.share_gradients` modules read the plan's
+leaves, and ``commit`` adds the leaves' gradients to those of the full parameters after each width's backward pass: no
+launch of a kernel more than a native network needs, bit for bit the same gradients.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StatisticSlot:
 
 @dataclass(frozen=True)
 class SizeSlot:
-    """A whole-number attribute: an axis's positions times ``multiply`` over ``divide``; a tuple of them where ``is_tuple``."""
+    """A whole-number attribute: positions of an axis times ``multiply`` over ``divide``; maybe a tuple of them."""
 
     axes: tuple[Axis, ...]
     multiply: int
@@ -168,9 +168,10 @@ class State:
         if torch.is_grad_enabled():
             return _gather(full, self.plan.cuts.get(index, ()))
         known = self.plan.gathered.get(index)
-        if known is None or known[:2] != (full.data_ptr(), full._version):
+        now = (full.data_ptr(), full._version + self.trained)
+        if known is None or known[:2] != now:
             with torch.inference_mode(False):
-                known = (full.data_ptr(), full._version, _gather(full.detach(), self.plan.cuts.get(index, ())))
+                known = (*now, _gather(full.detach(), self.plan.cuts.get(index, ())))
             self.plan.gathered[index] = known
         return known[2]
 
@@ -178,7 +179,8 @@ class State:
     def share_gradients(self) -> Iterator[Callable[[], None]]:
         """Let modules read leaves; yields ``commit``, which adds their gradients to those of the full parameters.
 
-        Call it after each width's backward pass, to hold the gradients of one width only; what is left is committed at the end.
+        Call it after each width's backward pass, to hold the gradients of one width only; what is left is committed
+        at the end.
         """
         self.refresh()
         self._visited = {self.widths: self.plan}
@@ -202,7 +204,8 @@ class State:
         if self.batch_norm != "naive" and (self.plan.table is None or not self.plan.table.ready):
             known = [str(widths) for widths, table in self.tables.items() if table.ready]
             raise CalibrationError(
-                f"batch norm has no statistics for {self.widths}; it knows {len(known)} widths ({', '.join(known[:3]) or 'none'}). "
+                f"batch norm has no statistics for {self.widths}; "
+                f"it knows {len(known)} widths ({', '.join(known[:3]) or 'none'}). "
                 "Run slimmable.calibrate(net, batches, [widths]) on a thousand training samples first"
             )
 
@@ -295,7 +298,7 @@ class State:
         self._visited = {self.widths: self.plan}
         if targets:
             with torch.no_grad():
-                torch._foreach_add_(targets, gradients)
+                torch._foreach_add_(targets, gradients)  # pyright: ignore[reportPrivateImportUsage]
 
     def _owned(self) -> Iterator[TensorSlot]:
         """Slots whose full tensor lives in their module (private gains and shifts live in tables)."""

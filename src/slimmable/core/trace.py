@@ -1,4 +1,4 @@
-"""The flat ATen graph of a network, from ``torch.export``: which operator reads which parameter, in which module and line."""
+"""The flat ATen graph of a network, from ``torch.export``: operators, their parameters, modules and lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from slimmable.errors import ConversionError
 
@@ -65,8 +65,9 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
             warnings.simplefilter("ignore")
             program = torch.export.export(model, example_inputs, strict=False)
     except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConversionError(
-            f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0] if str(error) else error!r}. "
+            f"torch.export cannot trace {type(model).__name__}: {reason}. "
             "Its forward must take and return tensors and must not branch on their values; "
             "convert the part of it that does (the backbone, say) and keep the rest as it is"
         ) from error
@@ -81,13 +82,17 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         else:
             inputs.append(node)
     calls = tuple(_call(node) for node in program.graph.nodes if node.op == "call_function")
-    returned = next(node for node in program.graph.nodes if node.op == "output")
+    returned = {
+        spec.arg.name
+        for spec in program.graph_signature.output_specs
+        if spec.kind is OutputKind.USER_OUTPUT and hasattr(spec.arg, "name")
+    }
     return Trace(
         calls=calls,
         parameters=parameters,
         buffers=frozenset(buffers),
         inputs=tuple(inputs),
-        outputs=tuple(returned.all_input_nodes),
+        outputs=tuple(node for node in program.graph.nodes if node.name in returned),
         batch=_batch(example_inputs),
     )
 
@@ -100,7 +105,13 @@ def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
 def _call(node: fx.Node) -> Call:
     target = node.target
     if target is operator.getitem:
-        return Call(node=node, name="getitem", module=_module(node), line=_line(node), values={"self": node.args[0], "index": node.args[1]})
+        return Call(
+            node=node,
+            name="getitem",
+            module=_module(node),
+            line=_line(node),
+            values={"self": node.args[0], "index": node.args[1]},
+        )
     name = str(target)
     values: dict[str, Any] = {}
     if isinstance(target, torch._ops.OpOverload):

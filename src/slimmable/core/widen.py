@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,24 @@ from slimmable.core.axes import Axis
 
 
 def widen(
-    model: nn.Module, axes: Mapping[str, tuple[Axis, ...]], given: Sequence[int], maximum: Sequence[int], norms: Sequence[str]
+    model: nn.Module,
+    axes: Mapping[str, tuple[Axis, ...]],
+    given: Sequence[int],
+    maximum: Sequence[int],
+    gains: Collection[str],
 ) -> None:
-    """Replace every tensor whose axes have grown by a larger one that holds the old values where the given width reads them.
+    """Replace every tensor whose axes have grown by a larger one.
 
-    New entries of matrices and kernels are drawn from a normal distribution with the standard deviation of the old ones; new gains
-    and variances are 1, other new vectors 0. Draws come from torch's global generator.
+    It holds the old values where the given width reads them. New entries of matrices and kernels are drawn from a
+    normal distribution with the standard deviation of the old ones; new gains and variances are 1, other new vectors 0.
+    Draws come from torch's global generator.
 
     Args:
         model: The network, changed in place.
         axes: Axes of its tensors by name.
         given: Channels of each group in the network as it is.
         maximum: Channels of each group at full width.
-        norms: Names of tensors that are gains or variances.
+        gains: Names of tensors whose neutral value is 1.
     """
     names_of: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
@@ -36,7 +41,7 @@ def widen(
         shape = tuple(axis.size(maximum) for axis in its)
         if shape == tuple(old.shape):
             continue
-        new = _grown(old.detach(), its, shape, given, maximum, 1.0 if name in norms else 0.0)
+        new = _grown(old.detach(), its, shape, given, maximum, 1.0 if name in gains else 0.0)
         for module, own in names_of[id(old)]:
             if isinstance(old, nn.Parameter):
                 module._parameters[own] = nn.Parameter(new, requires_grad=old.requires_grad)

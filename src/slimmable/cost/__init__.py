@@ -1,1 +1,1 @@
-
+"""What a width costs, with its unit."""

@@ -1,8 +1,8 @@
 """Multiply-accumulates, parameters and activation memory of any widths, in closed form from the graph.
 
-Conventions: one MAC per multiply-accumulate of convolutions, linear layers, matrix products and attention (``torch.utils.flop_counter`` counts two
-FLOPs for each); element-wise operators, poolings and normalisation count nothing, as in all papers of this library. Figures are those of
-one example (a batch of one).
+Conventions: one MAC per multiply-accumulate of convolutions, linear layers, matrix products and attention
+(``torch.utils.flop_counter`` counts two FLOPs for each); element-wise operators, poolings and normalisation count
+nothing, as in all papers of this library. Figures are those of one example (a batch of one).
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class CostModel:
         analysis, batch = net.analysis, net.analysis.trace.batch
         self._batch = batch
         self._macs = [(term.constant, self._axes.places(term.layouts)) for _, term in analysis.macs]
-        buffers = analysis.trace.buffers
-        reached = {name: axes for name, axes in analysis.parameters.items() if name not in buffers}
+        reached = {name: axes for name, axes in analysis.parameters.items() if name not in analysis.buffers}
         self._parameters = [(1, self._axes.places(axes)) for axes in reached.values()]
         self._parameters += [(count, []) for count in _unreached(net)]
         self._live = _Liveness(net, self._axes)
@@ -64,9 +63,9 @@ class CostModel:
     def activation_bytes(self, widths: Sequence[Widths]) -> Integers:
         """Peak bytes of live activations of one example in inference, at each of the widths.
 
-        A tensor lives from the operator that makes it to the last one that reads it (or to the end, if it is returned);
-        views and in-place results share their source's memory. Operators run in the order of the graph. The network's input counts,
-        its weights do not.
+        A tensor lives from the operator that makes it to the last one that reads it (or to the end, if it is
+        returned); views and in-place results share their source's memory. Operators run in the order of the graph.
+        The network's input counts, its weights do not.
         """
         return self._live.peak(self._sizes(widths)) // self._batch
 
@@ -74,7 +73,9 @@ class CostModel:
         for each in widths:
             if each.names != self.space.names:
                 self.space.check(each)
-        channels = np.array([each.channels for each in widths], dtype=np.int64).reshape(len(widths), len(self.space.groups))
+        channels = np.array([each.channels for each in widths], dtype=np.int64).reshape(
+            len(widths), len(self.space.groups)
+        )
         return self._axes.sizes(channels)
 
 
@@ -179,13 +180,27 @@ class _Liveness:
 
 
 _VIEWS = frozenset(
-    "view reshape flatten unflatten _unsafe_view contiguous to expand permute transpose t squeeze unsqueeze slice select narrow chunk "
-    "split split_with_sizes unbind detach alias dropout feature_dropout lift_fresh_copy".split()
+    (
+        *(
+            "view",
+            "reshape",
+            "flatten",
+            "unflatten",
+            "_unsafe_view",
+            "contiguous",
+            "to",
+            "expand",
+            "permute",
+            "transpose",
+        ),
+        *("t", "squeeze", "unsqueeze", "slice", "select", "narrow", "chunk", "split", "split_with_sizes", "unbind"),
+        *("detach", "alias", "dropout", "feature_dropout", "lift_fresh_copy"),
+    )
 )
 
 
 def _shares_memory(call: Call) -> bool:
-    """Whether an operator's result is its first argument, or a view of it (dropout and casts are no operations in inference)."""
+    """Whether an operator's result is its first argument or a view of it, in inference."""
     name = call.name.removeprefix("aten.").partition(".")[0]
     return call.name == "getitem" or name in _VIEWS or (name.endswith("_") and not name.startswith("_"))
 

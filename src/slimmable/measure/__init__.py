@@ -1,1 +1,1 @@
-
+"""What a width is worth: calibrated statistics and figures of merit."""

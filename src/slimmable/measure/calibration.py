@@ -26,27 +26,27 @@ def calibrate(
 ) -> None:
     r"""Measure the batch-norm statistics of ``net`` at every width of a list, so that it can be evaluated there.
 
-    A slimmed layer meets other inputs at every width, so the running averages left by training fit none of them and accuracy falls to
-    chance. One pass over one or two thousand training samples mends it [1]. For batch :math:`b` with :math:`n_b` values per
-    channel, mean :math:`m_b` and biased variance :math:`v_b`,
+    A slimmed layer meets other inputs at every width, so the running averages left by training fit none of them and
+    accuracy falls to chance. One pass over one or two thousand training samples mends it [1]. For batch :math:`b`
+    with :math:`n_b` values per channel, mean :math:`m_b` and biased variance :math:`v_b`,
 
     .. math:: \mu = \tfrac1n \sum_b n_b m_b, \qquad \sigma^2 = \tfrac1n \sum_b n_b (v_b + (m_b - \mu)^2),
 
-    the exact moments of all activations at once, whatever the batch sizes. (Each batch is normalised by its own moments on its way
-    through the network, as in training; shuffled batches of 64 or more are best.) Statistics are kept by ``Widths`` and saved with the
-    network. Everything else of ``net`` comes back as it was, also after an error. A network without batch norm needs none of this:
-    the call does nothing.
+    the exact moments of all activations at once, whatever the batch sizes. (Each batch is normalised by its own
+    moments on its way through the network, as in training; shuffled batches of 64 or more are best.) Statistics are
+    kept by ``Widths`` and saved with the network. Everything else of ``net`` comes back as it was, also after an
+    error. A network without batch norm needs none of this: the call does nothing.
 
     Args:
         net: A converted network, on any device.
-        batches: Training inputs under the transform of evaluation: tensors ``(N, ...)``, or tuples of positional arguments. Read once,
-            whatever the number of widths; moved to the network's device.
+        batches: Training inputs under the transform of evaluation: tensors ``(N, ...)``, or tuples of positional
+            arguments. Read once, whatever the number of widths; moved to the network's device.
         widths_list: Widths to measure, uniform or per layer.
         method: ``"exact"`` moments, or a ``"moving"`` average with ``momentum`` as during training.
         momentum: Weight of the newest batch in a moving average.
 
-    Raises:
-        CalibrationError: ``batches`` is empty, an activation is not finite, or the network shares its statistics naively.
+    Raises: CalibrationError: ``batches`` is empty, an activation is not finite, or the network shares its statistics
+        naively.
         WidthError: A width does not belong to the space.
 
     Cost:
@@ -71,7 +71,9 @@ def calibrate(
     if not net.has_batch_norm or not wanted:
         return
     if net.batch_norm == "naive":
-        raise CalibrationError("this network shares one set of statistics among all widths (batch_norm='naive'); convert it without")
+        raise CalibrationError(
+            "this network shares one set of statistics among all widths (batch_norm='naive'); convert it without"
+        )
     device = next(net.parameters()).device
     moments = {widths: [_Moments(_pooled(layer.module)) for layer in net.norm_layers] for widths in wanted}
     with torch.no_grad(), _measuring(net, wanted) as run:
@@ -127,15 +129,20 @@ def _pooled(module: nn.Module) -> bool:
 
 @contextmanager
 def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callable[..., None]]:
-    """Yield a function that runs one batch at one width and gathers its moments; then all is as it was, but for new, empty tables.
+    """Yield a function that runs one batch at one width and gathers its moments.
 
-    Batch norm runs in training mode with a momentum of 1, so that a table's buffers hold the moments of the last batch alone.
+    Batch norm runs in training mode with a momentum of 1, so that a table's buffers hold the moments of the last batch
+    alone. Afterwards all is as it was, but for new, empty tables; after an error, without them.
     """
     modules = [layer.module for layer in net.norm_layers]
     modes = [(module, module.training) for module in net.modules()]
     momenta = [module.momentum for module in modules]
     known = {widths: table for widths in net.stored if (table := net.table(widths)) is not None}
-    before = {widths: {name: buffer.clone() for name, buffer in known[widths].named_buffers()} for widths in wanted if widths in known}
+    before = {
+        widths: {name: buffer.clone() for name, buffer in known[widths].named_buffers()}
+        for widths in wanted
+        if widths in known
+    }
     now: list[Any] = []
 
     def gather(index: int) -> Callable[..., None]:
@@ -161,7 +168,7 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
         net.eval()
         for module in modules:
             module.train()
-            module.momentum = 1.0
+            module.momentum = 1.0  # pyright: ignore[reportArgumentType]
         for widths in wanted:
             table = known.get(widths) or net.new_table(widths)
             if table.kind == "calibrated":
@@ -185,10 +192,13 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
 def _require_finite(net: SlimmableModel, widths: Widths, moments: Sequence[_Moments]) -> None:
     for layer, found in zip(net.norm_layers, moments, strict=True):
         if found.batches == 0:
-            raise CalibrationError(f"layer {layer.path!r} never ran on these batches, so its statistics cannot be measured")
+            raise CalibrationError(
+                f"layer {layer.path!r} never ran on these batches, so its statistics cannot be measured"
+            )
         if not (torch.isfinite(found.mean).all() and torch.isfinite(found.variance).all()):
             raise CalibrationError(
-                f"layer {layer.path!r} met NaN or an infinity at {widths}; check the data and the weights for values that are not finite"
+                f"layer {layer.path!r} met NaN or an infinity at {widths}; "
+                "check the data and the weights for values that are not finite"
             )
 
 

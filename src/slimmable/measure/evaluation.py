@@ -33,7 +33,8 @@ def evaluate(
 ) -> list[dict[str, float]]:
     """Figures of ``net`` at every width of a list, in the order of the list.
 
-    Every batch is read once and run at all widths. The network comes back in its mode and at its widths, also after an error.
+    Every batch is read once and run at all widths. The network comes back in its mode and at its widths, also after
+    an error.
 
     Args:
         net: A converted network, calibrated for every width of the list.

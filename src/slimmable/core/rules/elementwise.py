@@ -43,7 +43,9 @@ from slimmable.core.operators import Axes, Operator, operator_rule
 )
 def elementwise(op: Operator) -> Axes:
     """Axes that meet must agree; an axis of size one is stretched."""
-    operands = [name for name, value in op.call.values.items() if isinstance(value, fx.Node) and name not in ("out", "dtype")]
+    operands = [
+        name for name, value in op.call.values.items() if isinstance(value, fx.Node) and name not in ("out", "dtype")
+    ]
     return op.broadcast([op.axes(name) for name in operands], op.output_shape)
 
 
@@ -75,7 +77,8 @@ def spatial(op: Operator) -> Axes | list[Axes]:
     """Channels pass; the axes whose size changes are spatial."""
     x = op.axes("self") or op.axes("input")
     kept = tuple(
-        layout if op.size(layout) == size else op.constant(size) for layout, size in zip(x, op.output_shape, strict=True)
+        layout if op.size(layout) == size else op.constant(size)
+        for layout, size in zip(x, op.output_shape, strict=True)
     )
     return [kept] * len(op.call.outputs) if len(op.call.outputs) > 1 else kept
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from slimmable.core.layout import Layout
 from slimmable.core.operators import Axes, Operator, operator_rule, positions
 
 
 @operator_rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def convolution(op: Operator) -> Axes:
-    """Open a group on the output; a depthwise convolution hands its input's group on; a grouped one slices inside each group."""
+    """Open a group on the output.
+
+    A depthwise convolution hands its input's group on; a grouped one slices inside each group.
+    """
     x, weight, groups = op.axes("input"), op.axes("weight"), int(op.value("groups"))
     shape, kernel = op.output_shape, op.shape("weight")[2:]
     batched = x[: -1 - len(kernel)]
@@ -28,7 +32,7 @@ def convolution(op: Operator) -> Axes:
         op.open("weight", 0)
         op.attribute("in_channels", weight[1], multiply=groups)
     op.attribute("out_channels", weight[0])
-    _bias(op, weight[0])
+    _unify_bias(op, weight[0])
     spatial = shape[len(batched) + 1 :]
     op.count_macs(positions(shape[: len(batched)]) * positions(spatial) * positions(kernel), weight[0], weight[1])
     return (*batched, weight[0], *op.constants(spatial))
@@ -56,7 +60,7 @@ def transposed_convolution(op: Operator) -> Axes:
         op.open("weight", 1)
     op.attribute("in_channels", channels)
     op.attribute("out_channels", produced)
-    _bias(op, produced)
+    _unify_bias(op, produced)
     spatial = op.shape("input")[len(batched) + 1 :]
     op.count_macs(positions(shape[: len(batched)]) * positions(spatial) * positions(kernel), weight[0], weight[1])
     return (*batched, produced, *op.constants(shape[len(batched) + 1 :]))
@@ -70,14 +74,14 @@ def linear(op: Operator) -> Axes:
     op.open("weight", 0)
     op.attribute("in_features", weight[1])
     op.attribute("out_features", weight[0])
-    _bias(op, weight[0])
+    _unify_bias(op, weight[0])
     op.count_macs(1, *x[:-1], weight[0], weight[1])
     return (*x[:-1], weight[0])
 
 
-def _bias(op: Operator, channels: tuple) -> None:
-    if bias := op.axes("bias"):
-        op.unify(bias[0], channels)
+def _unify_bias(op: Operator, channels: Layout) -> None:
+    for bias in op.axes("bias"):
+        op.unify(bias, channels)
 
 
 @operator_rule("aten.matmul", "aten.mm", "aten.bmm")
@@ -85,7 +89,7 @@ def matrix_product(op: Operator) -> Axes:
     """The contracted axes agree; batch axes broadcast."""
     second = "other" if op.value("other") is not None else "mat2"
     a, b = op.axes("self"), op.axes(second)
-    op.unify(a[-1], b[-2] if len(b) > 1 else b[0])
+    op.unify(a[-1], b[max(len(b) - 2, 0)])
     rows, columns = a[:-1][-1:], b[-1:] if len(b) > 1 else ()
     batch = op.broadcast([a[:-2], b[:-2]], op.output_shape[: max(len(a), len(b)) - 2])
     op.count_macs(1, *batch, *rows, *columns, a[-1])
@@ -167,7 +171,8 @@ def group_norm(op: Operator) -> Axes:
 def prelu(op: Operator) -> Axes:
     """One slope per channel, or one for all."""
     x, slope = op.axes("self"), op.axes("weight")
-    if len(x) > 1 and slope and op.size(slope[0]) == op.size(x[1]):
-        op.unify(slope[-len(x) + 1] if len(slope) > 1 else slope[0], x[1])
-        op.attribute("num_parameters", x[1])
+    for axis in slope:  # of shape (C,), or stretched to (1, C, 1, 1) by the kernel
+        if len(x) > 1 and op.size(axis) == op.size(x[1]):
+            op.unify(axis, x[1])
+            op.attribute("num_parameters", x[1])
     return x

@@ -1,9 +1,10 @@
 """The rule of every reshape: how channels move when axes are merged and split.
 
-A reshape is cut into the smallest runs of axes that keep their number of elements. Inside a run the axes are merged into one and
-split again. Merging ``(C, H, W)`` gives a unit of ``H * W`` positions for each channel; merging ``(G, C)`` gives ``G`` equal segments. A
-split is the inverse where the layout allows one; where both factors could vary (the groups or the channels of a group, the heads or
-their width) the inner one is taken, and :func:`slimmable.core.analysis.analyse` takes the outer one instead if that leads nowhere.
+A reshape is cut into the smallest runs of axes that keep their number of elements. Inside a run the axes are merged
+into one and split again. Merging ``(C, H, W)`` gives a unit of ``H * W`` positions for each channel; merging ``(G,
+C)`` gives ``G`` equal segments. A split is the inverse where the layout allows one; where both factors could vary
+(the groups or the channels of a group, the heads or their width) the inner one is taken, and
+:func:`slimmable.core.analysis.analyse` takes the outer one instead if that leads nowhere.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ def concatenation(op: Operator) -> Axes:
     tensors = [axes for axes, size in zip(op.list_of_axes("tensors"), _sizes(op), strict=True) if size]
     dim = op.dimension("dim", len(tensors[0]))
     joined: Layout = sum((axes[dim] for axes in tensors), ())
-    rest = op.broadcast([axes[:dim] + op.constants([1]) + axes[dim + 1 :] for axes in tensors], _with(op.output_shape, dim, 1))
+    rest = op.broadcast(
+        [axes[:dim] + op.constants([1]) + axes[dim + 1 :] for axes in tensors], _with(op.output_shape, dim, 1)
+    )
     return (*rest[:dim], joined, *rest[dim + 1 :])
 
 
@@ -103,7 +105,7 @@ def chunk(op: Operator) -> list[Axes]:
 
 @operator_rule("aten.split", "aten.split_with_sizes", "aten.unsafe_split")
 def split(op: Operator) -> list[Axes]:
-    """Equal parts vary together (as when the code divides the size by their number); others apart, where layouts allow it."""
+    """Equal parts vary together, as when the code divides the size by their number; others cannot vary."""
     x = op.axes("self")
     dim = op.dimension("dim", len(x))
     sizes = [shape[dim] for shape in op.call.outputs]
