@@ -58,7 +58,7 @@ def assemble(
     axes = {name: tuple(map(grouping.axis, layouts)) for name, layouts in analysis.parameters.items()}
     space = grouping.space
     folds = foldable(analysis.trace, model)
-    widen(model, axes, grouping.given, space.largest.channels, analysis.gains)
+    widen(model, axes, grouping.space.base.channels, space.largest.channels, analysis.gains)
     owners = _owners(model)
     norms = _norm_layers(model, analysis, owners, axes)
     state = State(space, norms, batch_norm)
@@ -131,7 +131,7 @@ def _norm_layers(
 
 def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Grouping) -> None:
     """Sizes such as ``out_channels`` that follow an axis, where the module has them with that very value."""
-    given = grouping.given
+    given = grouping.space.base.channels
     for (path, name), extents in analysis.attributes.items():
         module = model.get_submodule(path)
         slot = SizeSlot(tuple(grouping.axis(e.layout) for e in extents), extents[0].multiply, extents[0].divide, False)

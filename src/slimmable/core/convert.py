@@ -15,7 +15,15 @@ from slimmable.core.analysis import Analysis, analyse
 from slimmable.core.assemble import assemble
 from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.model import SlimmableModel
-from slimmable.core.prove import NarrowFailure, compare_shapes, module_classes, require_close, require_equal, run_narrow
+from slimmable.core.prove import (
+    Foreseen,
+    NarrowFailure,
+    compare_shapes,
+    module_classes,
+    require_close,
+    require_equal,
+    run_narrow,
+)
 from slimmable.core.space import Widths
 from slimmable.core.state import BatchNorm
 from slimmable.core.trace import Trace, trace
@@ -180,14 +188,15 @@ def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> 
 def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping) -> None:
     """Run the narrowest width, and compare every operator's shape at a random one."""
     net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
-    plain = net.extract(grouping.space.smallest)
-    narrow = run_narrow(plain, inputs)
-    with torch.no_grad(), net.at(grouping.space.smallest):
+    smallest = grouping.space.smallest
+    narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
+    with torch.no_grad(), net.at(smallest):
         require_close(net(*inputs), narrow, "the narrowest width against its extracted network")
     drawn = grouping.space.random(Random(0))
     plain = net.extract(drawn)
-    run_narrow(plain, inputs)
-    compare_shapes(plain, inputs, analysis, grouping, drawn)
+    foreseen = Foreseen(analysis, grouping, drawn)
+    run_narrow(plain, inputs, foreseen)
+    compare_shapes(plain, inputs, foreseen)
 
 
 def _hold(

@@ -135,13 +135,19 @@ def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:
     assert weight is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    moments = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    mean, variance, gain, shift = map(_double, (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    old, old_bias = _double(weight), _double(bias)  # folded in double precision, rounded once
     if isinstance(layer, nn.Linear):
-        weight, bias = fuse_linear_bn_weights(weight, bias, *moments)
+        folded = fuse_linear_bn_weights(old, old_bias, mean, variance, norm.eps, gain, shift)
     else:
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        weight, bias = fuse_conv_bn_weights(weight, bias, *moments, transpose=transposed)
-    layer.register_parameter("weight", nn.Parameter(weight, requires_grad=weight.requires_grad))
-    layer.register_parameter("bias", nn.Parameter(bias, requires_grad=weight.requires_grad))
+        folded = fuse_conv_bn_weights(old, old_bias, mean, variance, norm.eps, gain, shift, transpose=transposed)
+    for name, tensor in zip(("weight", "bias"), folded, strict=True):
+        parameter = nn.Parameter(tensor.detach().to(weight.dtype), requires_grad=weight.requires_grad)
+        layer.register_parameter(name, parameter)
     parent, _, name = norm_path.rpartition(".")
     setattr(model.get_submodule(parent), name, nn.Identity())
+
+
+def _double(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().double()

@@ -111,11 +111,12 @@ def sliced_tensors(
 
 
 def blank_tensors(layers: Sequence[NormLayer], widths: Widths, like: Tensor, *, affine: bool) -> dict[str, Tensor]:
-    """Tensors of a table that is about to be filled from a checkpoint."""
+    """Tensors of a table that is about to be filled, by calibration or from a checkpoint: as a new batch norm's."""
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(layers):
         size = layer.axis.size(widths.channels)
-        for name in ("mean", "var", *(layer.affine if affine else ())):
+        for name in ("mean", *(layer.affine if affine else ())):
             tensors[f"{name}_{i}"] = like.new_zeros(size)
+        tensors[f"var_{i}"] = like.new_ones(size)
         tensors[f"count_{i}"] = torch.zeros((), dtype=torch.long, device=like.device)
     return tensors

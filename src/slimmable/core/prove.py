@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from slimmable.core.analysis import Analysis
 from slimmable.core.groups import Grouping
 from slimmable.core.space import Widths
-from slimmable.core.trace import trace
+from slimmable.core.trace import Call, trace
 from slimmable.errors import ConversionError, SlimmableError
 
 
@@ -26,43 +28,80 @@ class NarrowFailure(SlimmableError):
         self.reason = reason
 
 
-def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
+class Foreseen:
+    """Shapes that an analysis foresees at given widths."""
+
+    def __init__(self, analysis: Analysis, grouping: Grouping, widths: Widths) -> None:
+        self.calls = analysis.trace.calls
+        self._tensors = analysis.tensors
+        self._grouping = grouping
+        self._channels = widths.channels
+        self._of_node = {call.node: call for call in self.calls}
+
+    def shapes(self, node: fx.Node) -> list[tuple[int, ...]]:
+        """Shapes of a node's outputs."""
+        axes_of = self._grouping.axis
+        return [tuple(axes_of(layout).size(self._channels) for layout in axes) for axes in self._tensors[node]]
+
+    def inputs(self) -> dict[str, tuple[Call, tuple[int, ...]]]:
+        """For modules called once that begin with another module's tensor: the call that makes it, and its shape."""
+        found: dict[str, tuple[Call, tuple[int, ...]]] = {}
+        entered: Counter[str] = Counter()
+        running: set[str] = set()
+        for call in self.calls:
+            inside = {"", *accumulate(call.module.split("."), lambda path, name: f"{path}.{name}")}
+            begun = inside - running
+            entered.update(begun)
+            running = inside
+            source = call.values.get("input", call.values.get("self"))
+            if call.module in begun and isinstance(source, fx.Node) and source in self._of_node:
+                maker = self._of_node[source]
+                if maker.module != call.module:
+                    found[call.module] = (maker, self.shapes(source)[0])
+        return {path: entry for path, entry in found.items() if entered[path] == 1}
+
+
+def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Foreseen) -> Any:
     """The output of an extracted sub-network.
 
     Raises:
-        NarrowFailure: It raises an error; the failure names the innermost module that was running.
+        NarrowFailure: A module meets an input of another shape than foreseen (the failure names the module that made
+            it), or raises an error (it names the innermost module that was running).
     """
-    with _running(plain) as paths, torch.no_grad():
+    expected = foreseen.inputs()
+
+    def check(path: str, args: tuple[Any, ...]) -> None:
+        shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
+        if path in expected and shapes:
+            maker, shape = expected[path]
+            if shape not in shapes:
+                found = f"{maker.name} yields {shapes[0]}, foreseen was {shape}"
+                raise NarrowFailure(maker.module, f"its code fixes a size ({found})")
+
+    with _running(plain, check) as paths, torch.no_grad():
         try:
             return plain(*example_inputs)
+        except NarrowFailure:
+            raise
         except Exception as error:
-            first = str(error).strip().splitlines()[0][:160] if str(error) else repr(error)
+            first = str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
             raise NarrowFailure(paths[-1] if paths else "", f"its code fixes a size ({first})") from error
 
 
-def compare_shapes(
-    plain: nn.Module, example_inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping, widths: Widths
-) -> None:
+def compare_shapes(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Foreseen) -> None:
     """Trace an extracted sub-network and compare the shape of every operator with the one foreseen.
 
     Raises:
         NarrowFailure: An operator differs; the failure names its module.
     """
     found = trace(plain, example_inputs).calls
-    expected = analysis.trace.calls
+    expected = foreseen.calls
     for before, now in zip(expected, found, strict=False):
         if before.name != now.name:
-            raise NarrowFailure(
-                before.module, f"its code takes another way at a narrow width ({now.name} for {before.name})"
-            )
-        foreseen = [
-            tuple(grouping.axis(layout).size(widths.channels) for layout in axes)
-            for axes in analysis.tensors[before.node]
-        ]
-        if now.outputs != foreseen:
-            raise NarrowFailure(
-                before.module, f"its code fixes a size ({before.name} yields {now.outputs}, foreseen were {foreseen})"
-            )
+            raise NarrowFailure(before.module, f"its code takes another way when narrow ({now.name} for {before.name})")
+        if now.outputs != foreseen.shapes(before.node):
+            difference = f"{before.name} yields {now.outputs}, foreseen were {foreseen.shapes(before.node)}"
+            raise NarrowFailure(before.module, f"its code fixes a size ({difference})")
     if len(expected) != len(found):
         raise NarrowFailure("", f"it runs {len(found)} operators at a narrow width, {len(expected)} at full width")
 
@@ -114,12 +153,19 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _running(model: nn.Module) -> Iterator[list[str]]:
-    """Paths of the modules that are running, innermost last; after an error the list stays as it was then."""
+def _running(model: nn.Module, check: Callable[[str, tuple[Any, ...]], None]) -> Iterator[list[str]]:
+    """Paths of the modules that are running, innermost last; after an error the list stays as it was then.
+
+    ``check`` is called with every module's path and positional arguments when it begins.
+    """
     paths: list[str] = []
 
-    def enter(path: str) -> Any:
-        return lambda *_: paths.append(path)
+    def enter(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            paths.append(path)
+            check(path, args)
+
+        return hook
 
     def leave(*_: Any) -> None:
         paths.pop()

@@ -191,10 +191,6 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
 
 def _require_finite(net: SlimmableModel, widths: Widths, moments: Sequence[_Moments]) -> None:
     for layer, found in zip(net.norm_layers, moments, strict=True):
-        if found.batches == 0:
-            raise CalibrationError(
-                f"layer {layer.path!r} never ran on these batches, so its statistics cannot be measured"
-            )
         if not (torch.isfinite(found.mean).all() and torch.isfinite(found.variance).all()):
             raise CalibrationError(
                 f"layer {layer.path!r} met NaN or an infinity at {widths}; "
@@ -207,6 +203,8 @@ def _store(net: SlimmableModel, widths: Widths, moments: Sequence[_Moments]) -> 
     assert table is not None
     buffers = dict(table.named_buffers())
     for i, found in enumerate(moments):
+        if found.batches == 0:  # an auxiliary head, which evaluation does not run
+            continue
         buffers[f"mean_{i}"].copy_(found.mean)
         buffers[f"var_{i}"].copy_(found.variance)
         buffers[f"count_{i}"].fill_(found.batches)
