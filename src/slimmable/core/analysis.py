@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -63,6 +64,9 @@ class Analysis:
     gains: frozenset[str]
     tensors: dict[fx.Node, tuple[Axes, ...]]
     trace: Trace
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Analysis:
+        return self  # a value that never changes; the tensors of its graph have no data to copy
 
 
 Held = Mapping[str, str]

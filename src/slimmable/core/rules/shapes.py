@@ -121,6 +121,15 @@ def _parts(op: Operator, x: Axes, dim: int, sizes: list[int]) -> list[Axes]:
     return [(*x[:dim], op.constant(size), *x[dim + 1 :]) for size in sizes]
 
 
+@operator_rule("aten.glu")
+def gated_half(op: Operator) -> Axes:
+    """Two halves of one axis, which vary together."""
+    x = list(op.axes("self"))
+    dim = op.dimension("dim", len(x))
+    x[dim] = op.periodic(x[dim], 2)
+    return tuple(x)
+
+
 @operator_rule("aten.unbind")
 def unbind(op: Operator) -> list[Axes]:
     """One position of an axis each; an axis that is unbound cannot vary."""
