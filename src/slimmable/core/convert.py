@@ -90,6 +90,8 @@ def convert(
         >>> len(net.space), net.space.uniform(0.5)
         (1, Widths(0=32))
     """
+    if isinstance(model, SlimmableModel):
+        raise ConversionError("the network is converted already; convert the plain one, or net.extract(widths)")
     ranges = Ranges(min_ratio=min_ratio, max_ratio=max_ratio, divisor=divisor)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     kind: BatchNorm = batch_norm or ("private" if switches else "calibrated")

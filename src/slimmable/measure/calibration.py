@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -80,6 +81,8 @@ def calibrate(
         seen = 0
         for batch in batches:
             arguments = tuple(_moved(part, device) for part in (batch if isinstance(batch, list | tuple) else (batch,)))
+            if seen == 0:
+                _require_inputs(net, arguments)
             for widths in wanted:
                 run(widths, arguments, moments[widths], None if method == "exact" else momentum)
             seen += 1
@@ -90,6 +93,16 @@ def calibrate(
     with torch.no_grad():
         for widths in wanted:
             _store(net, widths, moments[widths])
+
+
+def _require_inputs(net: SlimmableModel, arguments: tuple[Any, ...]) -> None:
+    try:
+        inspect.signature(net.model.forward).bind(*arguments)
+    except TypeError as error:
+        raise CalibrationError(
+            f"a batch holds {len(arguments)} values, which the network's forward does not take ({error}); "
+            "give inputs alone, such as (images for images, labels in loader)"
+        ) from error
 
 
 class _Moments:
