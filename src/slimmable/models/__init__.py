@@ -4,6 +4,7 @@ They know nothing of changing width: ``slimmable.convert`` slims them like anybo
 """
 
 from slimmable.models.digits_cnn import digits_cnn
+from slimmable.models.expansions import mobilenet_v2_expansions
 from slimmable.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from slimmable.models.resnet_cifar import resnet_cifar
 from slimmable.models.zoo import MODELS, BuiltModel, ModelEntry, build_model
@@ -16,5 +17,6 @@ __all__ = [
     "digits_cnn",
     "mobilenet_v1",
     "mobilenet_v1_cifar",
+    "mobilenet_v2_expansions",
     "resnet_cifar",
 ]

@@ -1,0 +1,90 @@
+"""``slimmable inspect``."""
+
+import re
+import time
+
+import torch
+
+from slimmable.cli.parser import Options
+from slimmable.cli.tables import count, memory, write, write_table
+from slimmable.core.convert import convert
+from slimmable.core.model import SlimmableModel
+from slimmable.cost.analytic import CostModel
+from slimmable.errors import RecipeError
+from slimmable.models import build_model
+from slimmable.record import atomic_write_json
+
+
+def command(options: Options) -> int:
+    """Convert a network and say what was found."""
+    built = build_model(options.model)
+    size = _size(options.input_size) if options.input_size else built.input_size
+    began = time.perf_counter()
+    net = convert(
+        built.model.eval(),
+        torch.randn(2, *size),
+        min_ratio=options.min_ratio,
+        max_ratio=options.max_ratio,
+        divisor=options.divisor,
+        exclude=options.exclude.split(",") if options.exclude else (),
+    )
+    seconds = time.perf_counter() - began
+    costs = _costs(net)
+    _show(options.model, size, net, costs, seconds)
+    if options.json:
+        found = {"model": options.model, "input_size": size, "seconds": seconds, "costs": costs}
+        atomic_write_json(options.json, found | net.report.to_json())
+    return 0
+
+
+def _size(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*([,x][1-9]\d*)*", text):
+        raise RecipeError(
+            f"--input-size {text} is no size; expected whole numbers such as 3,224,224, without the batch"
+        )
+    return tuple(map(int, re.split("[,x]", text)))
+
+
+def _costs(net: SlimmableModel) -> dict[str, dict[str, int]]:
+    named = {"smallest": net.space.smallest, "given": net.space.base, "largest": net.space.largest}
+    model, widths = CostModel(net), list(named.values())
+    costs = (model.macs(widths), model.parameters(widths), model.activation_bytes(widths))
+    return {
+        name: {"macs": int(macs), "parameters": int(parameters), "activation_bytes": int(activations)}
+        for name, macs, parameters, activations in zip(named, *costs, strict=True)
+    }
+
+
+def _show(
+    name: str, size: tuple[int, ...], net: SlimmableModel, costs: dict[str, dict[str, int]], seconds: float
+) -> None:
+    report = net.report
+    write(
+        f"{name}, input {'x'.join(map(str, size))}: {len(report.elastic)} of {len(report.layers)} layers are elastic, "
+        f"in {len(report.groups)} groups; converted in {seconds:.1f} s"
+    )
+    if report.groups:
+        write_table(
+            ["group", "layers", "from", "to", "step"],
+            [
+                [group.name, _few(group.producers), str(group.minimum), str(group.maximum), str(group.divisor)]
+                for group in report.groups
+            ],
+            left=2,
+        )
+    if report.pinned:
+        write("fixed:\n" + "\n".join(f"  {pin}" for pin in report.pinned))
+    if report.unreached:
+        write(f"not reached by the example: {', '.join(report.unreached)}")
+    write_table(
+        ["width", "MACs", "parameters", "activations"],
+        [
+            [width, count(cost["macs"]), f"{cost['parameters']:,}", memory(cost["activation_bytes"])]
+            for width, cost in costs.items()
+            if width != "given" or costs["given"] != costs["largest"]
+        ],
+    )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,133 @@
+"""Commands and their options. Nothing heavy is imported here: help must come at once."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from slimmable import __version__
+
+WIDTHS = "0.5, 0.25,0.5,1.0, 0.25:1.0:0.05, or a .json file of per-layer widths"
+
+Options = Namespace
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Options]:
+    """The command and its options.
+
+    Raises:
+        SystemExit: Help was asked for, or the arguments are wrong; both have been printed.
+    """
+    arguments = list(argv)
+    parser = build_parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    # Changes may stand anywhere among the options, where a list of positional arguments may not.
+    changes = [text for text in arguments if re.match(r"[A-Za-z_]\w*(\.\w+)*=", text)]
+    if arguments[0] == "train":
+        arguments = [text for text in arguments if text not in changes]
+    parsed = parser.parse_args(arguments)
+    options = parsed[parsed.command]
+    if parsed.command == "train":
+        options.changes = [*options.changes, *changes]
+    return parsed.command, options
+
+
+def build_parser() -> ArgumentParser:
+    """The whole command line."""
+    parser = ArgumentParser(
+        prog="slimmable", version=__version__, description="One set of weights that runs at any width."
+    )
+    commands = parser.add_subcommands(dest="command")
+    for name, (add, description) in COMMANDS.items():
+        own = ArgumentParser(description=description)
+        add(own)
+        commands.add_subcommand(name, own, help=description)
+    return parser
+
+
+def _inspect(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "model", help="a network of this library, of torchvision or timm by its name, or module:function"
+    )
+    parser.add_argument("--input-size", metavar="C,H,W", help="size of one input, if not the network's own")
+    parser.add_argument("--min-ratio", type=float, default=0.25, metavar="R", help="smallest multiple of every width")
+    parser.add_argument("--max-ratio", type=float, default=1.0, metavar="R", help="largest multiple of every width")
+    parser.add_argument("--divisor", type=int, default=8, metavar="N", help="widths are multiples of it")
+    parser.add_argument(
+        "--exclude", metavar="PATTERN,...", help="modules that keep their width, such as features.18,head.*"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything found there too")
+
+
+def _train(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a name (see slimmable recipes) or a .yaml file")
+    parser.add_argument("changes", nargs="*", default=[], metavar="key=value", help="changes, such as train.epochs=10")
+    parser.add_argument("--folder", metavar="DIR", help="where to keep the run; runs/RECIPE if not given")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in the folder stopped")
+    _device(parser)
+
+
+def _calibrate(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("--widths", required=True, metavar="LIST", help=WIDTHS)
+    parser.add_argument(
+        "--samples", type=_optional(int), metavar="N", help="training samples; the recipe's if not given"
+    )
+    _root(parser)
+    _device(parser)
+
+
+def _eval(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("--widths", metavar="LIST", help=f"{WIDTHS}; the recipe's if not given")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="first measure statistics at widths that have none (not kept)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write figures and costs there as JSON")
+    parser.add_argument("--csv", metavar="FILE", help="write figures and costs there as a table")
+    _root(parser)
+    _device(parser)
+
+
+def _extract(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("--width", required=True, metavar="WIDTH", help="0.5, or a .json file of per-layer widths")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument(
+        "--fold-batch-norm", action="store_true", help="merge batch norms into the layers before them, for inference"
+    )
+
+
+def _recipes(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="show this one, complete, as YAML")
+
+
+def _run(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+
+
+def _root(parser: ArgumentParser) -> None:
+    parser.add_argument("--root", metavar="DIR", help="where the data lie now, if not where they lay during training")
+
+
+def _device(parser: ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+
+
+def _optional(kind: type) -> Any:
+    return kind | None
+
+
+COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
+    "inspect": (_inspect, "say what of a network can vary in width, and what cannot and why"),
+    "train": (_train, "train as a recipe says, calibrate, evaluate"),
+    "calibrate": (_calibrate, "measure batch-norm statistics of a trained network at further widths"),
+    "eval": (_eval, "show accuracy and costs over a list of widths"),
+    "extract": (_extract, "write one sub-network as a plain model"),
+    "recipes": (_recipes, "list all recipes, or show one"),
+}
+"""Every command: its options, and what it does."""

@@ -1,0 +1,218 @@
+"""The complete description of an experiment, typed; a YAML file says the same.
+
+Sections of other packages (training settings, data settings) are their own dataclasses, so that no field is described
+twice. An unknown key and a wrong type are refused when a recipe is made.
+"""
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from slimmable.errors import RecipeError
+from slimmable.recipes.widths import parse_ratios
+from slimmable.tasks import ClassificationTask, ImageDataSettings
+from slimmable.train import TrainSettings
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, complete, and strict about keys and types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+def _readable(value: str | float | tuple[float, ...]) -> str | float | tuple[float, ...]:
+    parse_ratios(value)
+    return value
+
+
+Ratios: TypeAlias = Annotated[str | float | tuple[float, ...], AfterValidator(_readable)]
+"""A ratio, a list, or a text such as ``0.25:1.0:0.05``; see :func:`slimmable.recipes.widths.parse_ratios`."""
+
+Switches: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1)]
+
+
+class NetworkSettings(Section):
+    """Which network; the data decide how many classes it tells apart.
+
+    Attributes:
+        name: Of this library, torchvision or timm, or ``module:function``; see :func:`slimmable.models.build_model`.
+        width: Multiplier of every channel count before conversion, for networks that are built at several.
+        pretrained: Start from published weights.
+    """
+
+    name: str
+    width: float | None = Field(default=None, gt=0)
+    pretrained: bool = False
+
+
+class ClassificationSettings(Section):
+    """Image classification.
+
+    Attributes:
+        data: Which images, and how they are fed.
+        network: Which network.
+        label_smoothing: Share of the target spread over all classes, in the loss against labels.
+    """
+
+    kind: Literal["classification"] = "classification"
+    data: ImageDataSettings = ImageDataSettings()
+    network: NetworkSettings = NetworkSettings(name="digits_cnn")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def build(self) -> ClassificationTask:
+        """The task; data are read when the first batch, or the network, is asked for."""
+        network = self.network
+        return ClassificationTask(
+            self.data,
+            network=network.name,
+            width=network.width,
+            pretrained=network.pretrained,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class ConversionSettings(Section):
+    """What may vary, and how far; see :func:`slimmable.convert`."""
+
+    min_ratio: float = 0.25
+    max_ratio: float = 1.0
+    divisor: int = 8
+    exclude: tuple[str, ...] = ()
+    tie: tuple[tuple[str, ...], ...] = ()
+    follow: dict[str, tuple[str, int]] = {}
+    averaged: bool = False
+
+
+class UsNet(Section):
+    """Widest, narrowest and ``n - 2`` random widths per step; batch norm is calibrated afterwards for any width.
+
+    Attributes:
+        n: Widths per step.
+        mode: One random ratio for all groups, or one for each.
+
+    References:
+        Yu, Huang. Universally Slimmable Networks and Improved Training Techniques. ICCV 2019.
+    """
+
+    kind: Literal["us-net"] = "us-net"
+    n: int = Field(default=4, ge=2)
+    mode: Literal["uniform", "nonuniform"] = "uniform"
+
+
+class SNet(Section):
+    """A fixed list of widths, all in every step, each with private batch norm.
+
+    References:
+        Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019.
+    """
+
+    kind: Literal["s-net"] = "s-net"
+    switches: Switches = (0.25, 0.5, 0.75, 1.0)
+
+
+class Independent(Section):
+    """One network of one width, trained alone: what shared weights are compared with.
+
+    Attributes:
+        width: Ratio of the only width that is trained. The rest of the weights stays as it was drawn.
+    """
+
+    kind: Literal["independent"] = "independent"
+    width: float = 1.0
+
+
+class Naive(Section):
+    """A fixed list of widths that share everything, statistics of batch norm too: the baseline that fails.
+
+    References:
+        Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 3.2.
+    """
+
+    kind: Literal["naive"] = "naive"
+    switches: Switches = (0.25, 0.5, 0.75, 1.0)
+
+
+Method: TypeAlias = Annotated[UsNet | SNet | Independent | Naive, Field(discriminator="kind")]
+
+
+class CalibrationSettings(Section):
+    """How statistics are measured after training: for all widths to be evaluated, exactly.
+
+    Attributes:
+        samples: Random training images, under the transform of evaluation.
+    """
+
+    samples: int = Field(default=2000, ge=1)
+
+
+class EvaluationSettings(Section):
+    """What is calibrated and evaluated on the test images when training is over.
+
+    Attributes:
+        widths: Uniform ratios; ``None`` is every width the method trains, for US-Net from the narrowest to the widest
+            in steps of 0.05.
+    """
+
+    widths: Ratios | None = None
+
+
+class Recipe(Section):
+    """An experiment, completely described.
+
+    Attributes:
+        task: What is learned, from which data, by which network.
+        convert: How the network is made elastic.
+        method: Who chooses the widths of a step.
+        train: How it is trained; see :class:`slimmable.train.TrainSettings`.
+        calibration: How statistics are measured afterwards; ``None`` keeps those that training followed.
+        evaluation: Which widths are evaluated in the end.
+
+    Example:
+        >>> small = Recipe(train=TrainSettings(epochs=1))
+        >>> small.method.kind, small.task.network.name, small.ratios[0], len(small.ratios)
+        ('us-net', 'digits_cnn', 0.25, 16)
+    """
+
+    task: ClassificationSettings = ClassificationSettings()
+    convert: ConversionSettings = ConversionSettings()
+    method: Method = UsNet()
+    train: TrainSettings
+    calibration: CalibrationSettings | None = CalibrationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def trained_ratios(self) -> tuple[float, ...]:
+        """Ratios of all widths that are trained in every step; US-Net trains everything between its two."""
+        if isinstance(self.method, UsNet):
+            return (self.convert.min_ratio, self.convert.max_ratio)
+        return (self.method.width,) if isinstance(self.method, Independent) else self.method.switches
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Ratios that are calibrated and evaluated when training is over."""
+        if self.evaluation.widths is not None:
+            return parse_ratios(self.evaluation.widths)
+        if isinstance(self.method, UsNet):
+            return parse_ratios(f"{self.convert.min_ratio}:{self.convert.max_ratio}:0.05")
+        return tuple(sorted(self.trained_ratios))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        convert, kind = self.convert, self.method.kind
+        for ratio in (*self.trained_ratios, *self.ratios):
+            if not convert.min_ratio - 1e-9 <= ratio <= convert.max_ratio + 1e-9:
+                raise RecipeError(
+                    f"the width ratio {ratio} (method or evaluation.widths) lies outside convert.min_ratio="
+                    f"{convert.min_ratio} and convert.max_ratio={convert.max_ratio}"
+                )
+        if kind == "us-net" and self.calibration is None:
+            raise RecipeError("calibration is null; expected samples: us-net's widths have no statistics without it")
+        if kind == "naive" and self.calibration is not None:
+            raise RecipeError("calibration is set; naive sharing has one set of statistics: set calibration=null")
+        strangers = [ratio for ratio in self.ratios if ratio not in self.trained_ratios]
+        if kind in ("s-net", "independent") and strangers:
+            raise RecipeError(
+                f"evaluation.widths has {strangers[0]}, whose batch norm {kind} does not train; expected some of "
+                f"{', '.join(map(str, self.trained_ratios))}, or null for all of them"
+            )
+        return self

@@ -1,0 +1,159 @@
+"""A run's folder: what lies where, and how a trained network comes back from it.
+
+::
+
+    recipe.yaml           the complete recipe
+    network.json          classes and input size, as the data gave them
+    last.safetensors      the run at the end of its last whole epoch
+    record.json           what it did
+    curves/               for TensorBoard
+    network.safetensors   the trained and calibrated network
+    evaluation.json/.csv  figures and costs by width
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from slimmable.core.checkpoint import load_network, save_network
+from slimmable.core.model import SlimmableModel
+from slimmable.errors import CheckpointError, DataError, TrainingError
+from slimmable.recipes.building import NetworkFacts, converted
+from slimmable.recipes.config import Recipe
+from slimmable.recipes.reading import read_recipe, to_yaml
+from slimmable.record import atomic_write_text
+from slimmable.tasks import ClassificationTask
+
+RECIPE = "recipe.yaml"
+FACTS = "network.json"
+NETWORK = "network.safetensors"
+EVALUATION_JSON = "evaluation.json"
+EVALUATION_CSV = "evaluation.csv"
+
+_HARMLESS = frozenset({"root", "download", "memory_limit_gib", "workers", "progress"})
+"""Data settings that change no result."""
+
+
+class OpenRun(NamedTuple):
+    """A trained network, what it was trained for, and how; ``facts`` rebuild it where the data are not."""
+
+    net: SlimmableModel
+    task: ClassificationTask
+    recipe: Recipe
+    facts: NetworkFacts
+
+
+def begin(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
+    """Write the recipe of a new run, or compare it with that of the run to be resumed.
+
+    What is evaluated in the end may change, and so may the place of the data.
+
+    Returns:
+        The recipe with an absolute path to its data.
+
+    Raises:
+        TrainingError: ``folder`` holds a run, and ``resume`` is not set.
+        CheckpointError: The run to be resumed had another recipe; the first difference is named.
+    """
+    data = recipe.task.data
+    if data.root is not None:
+        task = recipe.task.model_copy(update={"data": replace(data, root=str(Path(data.root).expanduser().resolve()))})
+        recipe = recipe.model_copy(update={"task": task})
+    path = folder / RECIPE
+    if path.exists():
+        if not resume:
+            raise TrainingError(
+                f"{folder} already holds a run; resume it (--resume on the command line, resume=True in Python), or "
+                "choose another folder"
+            )
+        _require_same(read_recipe(path).model_dump(mode="json"), recipe.model_dump(mode="json"), path)
+    elif folder.exists() and any(folder.iterdir()):
+        raise TrainingError(f"{folder} is not empty and holds no run ({RECIPE} is missing); choose another folder")
+    atomic_write_text(path, to_yaml(recipe))
+    return recipe
+
+
+def open_run(folder: str | Path, *, root: str | Path | None = None) -> OpenRun:
+    """The trained network in ``folder``, in evaluation mode, on the CPU.
+
+    The data are not touched until the task is asked for a batch.
+
+    Args:
+        folder: Of a finished run.
+        root: Where the data lie now, if not where they lay during training.
+
+    Raises:
+        CheckpointError: There is no finished run, or its files do not fit together.
+    """
+    folder = Path(folder)
+    if not (folder / RECIPE).exists():
+        raise CheckpointError(f"{folder} holds no run: {RECIPE} is missing; expected a folder that train wrote")
+    if not (folder / NETWORK).exists():
+        raise CheckpointError(
+            f"the run in {folder} is not finished; go on with: "
+            f"slimmable train {folder / RECIPE} --folder {folder} --resume"
+        )
+    recipe = read_recipe(folder / RECIPE)
+    settings = recipe.task
+    if root is not None:
+        settings = settings.model_copy(update={"data": replace(settings.data, root=str(root))})
+    facts = read_facts(folder / FACTS)
+    net = converted(
+        facts.network(settings.network), facts.example_inputs(), options=recipe.convert, method=recipe.method
+    )
+    load_network(net, folder / NETWORK)
+    return OpenRun(net.eval(), settings.build(), recipe, facts)
+
+
+def save_trained(net: SlimmableModel, folder: str | Path) -> None:
+    """Write the network of a run with all its statistics, in place of the one there."""
+    save_network(net, Path(folder) / NETWORK)
+
+
+def read_facts(path: Path) -> NetworkFacts:
+    """What :meth:`NetworkFacts.save` wrote.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return NetworkFacts.from_json(value)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        TrainingError: There is no such device.
+
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"device {name!r} cannot be used: {reason}; expected auto, cpu or cuda") from error
+    return device
+
+
+def _require_same(found: Any, asked: Any, path: Path, key: str = "") -> None:
+    if key in ("calibration", "evaluation") or key in {f"task.data.{name}" for name in _HARMLESS}:
+        return
+    if isinstance(found, dict) and isinstance(asked, dict):
+        for name in {**found, **asked}:
+            _require_same(found.get(name), asked.get(name), path, f"{key}.{name}" if key else name)
+    elif found != asked:
+        raise CheckpointError(
+            f"the run to be resumed has {key} = {found!r} in {path}, now it is {asked!r}; resume with the recipe of "
+            "the run, or train in another folder"
+        )

@@ -1,0 +1,48 @@
+"""Recipes by name."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from slimmable.errors import RecipeError
+from slimmable.recipes import cifar, digits, imagenet
+from slimmable.recipes.config import Recipe
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
+    {
+        "digits/us-net": digits.us_net,
+        "digits/us-net-nonuniform": digits.us_net_nonuniform,
+        "digits/s-net": digits.s_net,
+        "digits/independent": digits.independent,
+        "digits/naive": digits.naive,
+        "classification/smoke": digits.smoke,
+        "cifar10/us-net": cifar.us_net,
+        "cifar10/s-net": cifar.s_net,
+        "cifar100/s-net-mobilenet-v1": cifar.s_net_mobilenet_v1,
+        "cifar100/us-net-mobilenet-v1": cifar.us_net_mobilenet_v1,
+        "imagenet/s-net-mobilenet-v1": imagenet.s_net_mobilenet_v1,
+        "imagenet/s-net-mobilenet-v2": imagenet.s_net_mobilenet_v2,
+        "imagenet/s-net-resnet50": imagenet.s_net_resnet50,
+        "imagenet/us-net-mobilenet-v1": imagenet.us_net_mobilenet_v1,
+        "imagenet/us-net-mobilenet-v2": imagenet.us_net_mobilenet_v2,
+    }
+)
+"""Functions that return complete configurations, by the name the command line takes."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called ``name``.
+
+    Raises:
+        RecipeError: There is none; the nearest names are given.
+
+    >>> recipe("digits/us-net").task.network.name
+    'digits_cnn'
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
+        raise RecipeError(
+            f"there is no recipe {name!r}; expected a .yaml file or one of {', '.join(near or RECIPES)}"
+            + (" (all names: slimmable recipes)" if near else "")
+        )
+    return RECIPES[name]()

@@ -1,0 +1,89 @@
+"""Train, calibrate, evaluate: a recipe carried out in a folder."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimmable.core.model import SlimmableModel
+from slimmable.measure.calibration import calibrate
+from slimmable.recipes.building import NetworkFacts, new_network, sampler
+from slimmable.recipes.config import Recipe
+from slimmable.recipes.figures import WidthFigures, measure, save_csv, save_json
+from slimmable.recipes.folder import EVALUATION_CSV, EVALUATION_JSON, FACTS, begin, choose_device, save_trained
+from slimmable.recipes.watching import watched
+from slimmable.recipes.widths import NamedWidths, name_ratios
+from slimmable.tasks import ClassificationTask
+from slimmable.train import fit
+
+
+def run(
+    recipe: Recipe, folder: str | Path, *, resume: bool = False, device: str = "auto", progress: bool = True
+) -> list[WidthFigures]:
+    """Carry out a recipe: convert, train, calibrate, evaluate on the test data; everything is kept in ``folder``.
+
+    Args:
+        recipe: The experiment.
+        folder: New or empty, or with ``resume`` that of an interrupted run; see :mod:`slimmable.recipes.folder`.
+        resume: Go on where a run of the same recipe stopped; on the CPU it ends with the weights of an uninterrupted
+            one.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        progress: Show progress, if standard error is a terminal.
+
+    Returns:
+        Figures and costs, by the recipe's ``evaluation.widths``.
+
+    Raises:
+        TrainingError: The folder holds a run already, or a loss is not finite.
+        CheckpointError: The run to be resumed had another recipe.
+        DataError: Data are missing or malformed.
+        ConversionError: The network cannot be converted as the recipe says.
+    """
+    folder, place = Path(folder), choose_device(device)
+    recipe = begin(folder, recipe, resume=resume)
+    task = recipe.task.build().to(place)
+    net = new_network(recipe, task)
+    NetworkFacts.of(task).save(folder / FACTS)
+    fit(
+        net,
+        task,
+        sampler=sampler(recipe, net),
+        settings=recipe.train,
+        folder=folder,
+        resume=resume,
+        device=place,
+        progress=progress,
+        curves=importlib.util.find_spec("tensorboard") is not None,
+    )
+    net.eval()
+    widths = name_ratios(recipe.ratios, net.space)
+    if recipe.calibration is not None:
+        calibrate_run(net, task, recipe, widths, progress=progress)
+    save_trained(net, folder)
+    rows = measure(net, task, widths, batches=watched(task.test_batches(), "evaluating", progress=progress))
+    save_json(rows, folder / EVALUATION_JSON)
+    save_csv(rows, folder / EVALUATION_CSV)
+    return rows
+
+
+def calibrate_run(
+    net: SlimmableModel,
+    task: ClassificationTask,
+    recipe: Recipe,
+    widths: Sequence[NamedWidths],
+    *,
+    samples: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Measure the statistics of a recipe's network at ``widths`` on its training data.
+
+    Args:
+        net: The trained network.
+        task: With its batches on the network's device.
+        recipe: How it was trained: the seed chooses the samples.
+        widths: What to calibrate.
+        samples: How many training samples; None is the recipe's number, or 2000.
+        progress: Show progress, if standard error is a terminal.
+    """
+    count = samples or (recipe.calibration.samples if recipe.calibration is not None else 2000)
+    batches = task.calibration_batches(samples=count, seed=recipe.train.seed)
+    calibrate(net, watched(batches, "calibrating", progress=progress), [named.widths for named in widths])
