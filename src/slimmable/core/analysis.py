@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
@@ -69,13 +69,22 @@ class Analysis:
         return self  # a value that never changes; the tensors of its graph have no data to copy
 
 
-Held = Mapping[str, str]
-"""Modules whose outputs are held at full width, and the reason."""
+@dataclass(frozen=True, kw_only=True)
+class Holds:
+    """Modules in which widths do not vary: reasons by path.
+
+    Attributes:
+        outputs: Their layers' outputs stay at full width.
+        sizes: Their own code fixes sizes: what their reshapes and slices touch stays.
+        everything: They run at one width only: what any of their operators touches stays.
+    """
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, str] = field(default_factory=dict)
+    everything: dict[str, str] = field(default_factory=dict)
 
 
-def analyse(
-    trace: Trace, *, held: Held, stopped: Mapping[str, str], aliases: Mapping[str, str], training: Trace | None = None
-) -> Analysis:
+def analyse(trace: Trace, *, holds: Holds, aliases: Mapping[str, str], training: Trace | None = None) -> Analysis:
     """The width groups of a traced network.
 
     A reshape that splits channels in two leaves open which factor varies. The inner one is tried first; where
@@ -84,19 +93,18 @@ def analyse(
 
     Args:
         trace: The graph.
-        held: Modules whose layers' outputs stay at full width (with a reason for the report).
-        stopped: Modules whose own code fixes sizes: what their reshapes and slices touch stays at full width.
+        holds: Modules in which widths do not vary.
         aliases: Parameters that are one tensor under several names: name by alias.
         training: The graph in training mode, where it reads parameters (of auxiliary heads) that evaluation does not.
     """
-    findings = _apply_all(trace, training, frozenset(), held, stopped, aliases)
+    findings = _apply_all(trace, training, frozenset(), holds, aliases)
     for _ in range(_MAXIMUM_PASSES):
         variables = findings.variables
         futile = {key for key, layout in findings.inner.items() if not variables.free(layout)} - findings.outer
         if not futile:
             break
         innermost = {max(key for key in futile if key[0] == node) for node, _ in futile}
-        findings = _apply_all(trace, training, findings.outer | innermost, held, stopped, aliases)
+        findings = _apply_all(trace, training, findings.outer | innermost, holds, aliases)
     return _conclude(trace, training, findings, aliases)
 
 
@@ -104,17 +112,16 @@ def _apply_all(
     trace: Trace,
     training: Trace | None,
     outer: frozenset[Choice],
-    held: Held,
-    stopped: Mapping[str, str],
+    holds: Holds,
     aliases: Mapping[str, str],
 ) -> Findings:
     """One pass over both graphs, which share parameters; costs are those of evaluation."""
     findings = Findings(outer=outer)
     known: dict[str, Axes] = {}
-    _run(trace, findings, known, held, stopped, aliases)
+    _run(trace, findings, known, holds, aliases)
     macs = list(findings.macs)
     if training is not None:
-        _run(training, findings, known, held, stopped, aliases)
+        _run(training, findings, known, holds, aliases)
         findings.macs = macs
     return findings
 
@@ -123,8 +130,7 @@ def _run(
     trace: Trace,
     findings: Findings,
     known: dict[str, Axes],
-    held: Held,
-    stopped: Mapping[str, str],
+    holds: Holds,
     aliases: Mapping[str, str],
 ) -> None:
     """Apply every operator's rule; ``known`` holds the axes of parameters that were met before."""
@@ -142,9 +148,10 @@ def _run(
         before = len(findings.opened)
         findings.axes[call.node] = operator.run()
         for node, axis, module in findings.opened[before:]:
-            if reason := _covering(held, module):
+            if reason := _covering(holds.outputs, module):
                 variables.pin(findings.axes[node][0][axis], Pin(reason=reason, module=module, line=call.line))
-        if (reason := stopped.get(call.module)) and call.name.startswith(_SIZED):
+        stopped = holds.sizes.get(call.module) if call.name.startswith(_SIZED) else None
+        if reason := stopped or _covering(holds.everything, call.module):
             for node in (call.node, *call.node.all_input_nodes):
                 for layout in (layout for axes in findings.axes[node] for layout in axes):
                     variables.pin(layout, operator.because(reason))
@@ -161,7 +168,7 @@ _SIZED = tuple(
 """Operators whose arguments a module's code may have fixed."""
 
 
-def _covering(held: Held, module: str) -> str | None:
+def _covering(held: Mapping[str, str], module: str) -> str | None:
     """The reason for which a module, or one that contains it, is held."""
     path = module
     while True:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimmable.core.analysis import Analysis, analyse
+from slimmable.core.analysis import Analysis, Holds, analyse
 from slimmable.core.assemble import assemble
 from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.model import SlimmableModel
@@ -24,7 +24,7 @@ from slimmable.core.prove import (
     require_equal,
     run_narrow,
 )
-from slimmable.core.space import Widths
+from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm
 from slimmable.core.trace import Trace, trace
 from slimmable.errors import ConversionError
@@ -104,17 +104,16 @@ def convert(
     graph = trace(original, inputs)
     training = _training_graph(original, inputs, graph)
     aliases = _aliases(original)
-    held = _held(original, exclude)
-    stopped: dict[str, str] = {}
+    holds = Holds(outputs=_held(original, exclude))
     with torch.no_grad():
         expected = copy.deepcopy(original)(*inputs)
     for _ in range(_MAXIMUM_TRIES):
-        analysis = analyse(graph, held=held, stopped=stopped, aliases=aliases, training=training)
+        analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
         try:
             _prove_narrow(original, inputs, analysis, grouping)
         except NarrowFailure as failure:
-            _hold(original, graph, failure, held, stopped)
+            _hold(original, graph, failure, holds)
             continue
         net = assemble(
             _copied(original),
@@ -128,7 +127,7 @@ def convert(
         return net.train(model.training)
     raise ConversionError(
         f"{type(model).__name__} could not be proved within {_MAXIMUM_TRIES} tries; "
-        f"held by then: {', '.join([*held, *stopped])}"
+        f"held by then: {', '.join([*holds.outputs, *holds.sizes, *holds.everything])}"
     )
 
 
@@ -188,33 +187,47 @@ def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> 
 
 
 def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping) -> None:
-    """Run the narrowest width, and compare every operator's shape at a random one."""
+    """Run the narrowest width, and compare every operator's shape at a random one below the given."""
     net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
     smallest = grouping.space.smallest
     narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
     with torch.no_grad(), net.at(smallest):
         require_close(net(*inputs), narrow, "the narrowest width against its extracted network")
-    drawn = grouping.space.random(Random(0))
+    drawn = _drawn(grouping.space)
     plain = net.extract(drawn)
     foreseen = Foreseen(analysis, grouping, drawn)
     run_narrow(plain, inputs, foreseen)
     compare_shapes(plain, inputs, foreseen)
 
 
-def _hold(
-    original: nn.Module, graph: Trace, failure: NarrowFailure, held: dict[str, str], stopped: dict[str, str]
-) -> None:
-    """Take from a failure which modules' sizes are fixed by their code.
+def _drawn(space: WidthSpace) -> Widths:
+    """Random widths, all of them narrower than given where that is possible."""
+    generator = Random(0)
+    ratios = [generator.uniform(space.min_ratio, 1.0) for _ in space.dimensions]
+    drawn = space.at_ratios(ratios)
+    leaders = [leader for leader, *_ in space.dimensions]
+    return space.at_ratios(
+        [
+            ratio if drawn[leader.name] < leader.base else space.min_ratio
+            for leader, ratio in zip(leaders, ratios, strict=True)
+        ]
+    )
+
+
+def _hold(original: nn.Module, graph: Trace, failure: NarrowFailure, holds: Holds) -> None:
+    """Take from a failure which modules run at one width only, and hold no more of them than has to be.
 
     Raises:
         ConversionError: Everything that could be held is held already.
     """
     alike = module_classes(original, failure.module)
     called = {call.module for call in graph.calls}
-    if any(path not in stopped and path in called for path in alike):
-        stopped |= dict.fromkeys(alike, failure.reason)
-    elif failure.module not in held:
-        held |= dict.fromkeys(alike, failure.reason)
+    if any(path not in holds.sizes and path in called for path in alike):
+        holds.sizes.update(dict.fromkeys(alike, failure.reason))
+    elif failure.module not in holds.outputs:
+        holds.outputs.update(dict.fromkeys(alike, failure.reason))
+    elif failure.module not in holds.everything:
+        holds.everything.update(dict.fromkeys(alike, failure.reason))
     else:
         raise ConversionError(
             f"module {failure.module!r} ({type(original.get_submodule(failure.module)).__name__}) "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -96,14 +96,23 @@ def compare_shapes(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: 
     """
     found = trace(plain, example_inputs).calls
     expected = foreseen.calls
-    for before, now in zip(expected, found, strict=False):
-        if before.name != now.name:
-            raise NarrowFailure(before.module, f"its code takes another way when narrow ({now.name} for {before.name})")
+    if other := _another_way(expected, found):
+        raise NarrowFailure(other, "its code takes another way when narrow")
+    for before, now in zip(expected, found, strict=True):
         if now.outputs != foreseen.shapes(before.node):
             difference = f"{before.name} yields {now.outputs}, foreseen were {foreseen.shapes(before.node)}"
             raise NarrowFailure(before.module, f"its code fixes a size ({difference})")
-    if len(expected) != len(found):
-        raise NarrowFailure("", f"it runs {len(found)} operators at a narrow width, {len(expected)} at full width")
+
+
+def _another_way(expected: Sequence[Call], found: Sequence[Call]) -> str | None:
+    """The first module that does not call the operators it should."""
+    if [call.name for call in expected] == [call.name for call in found]:
+        return None
+    calls: dict[str, tuple[list[str], list[str]]] = {}
+    for side, each in enumerate((expected, found)):
+        for call in each:
+            calls.setdefault(call.module, ([], []))[side].append(call.name)
+    return next((module for module, (ours, theirs) in calls.items() if ours != theirs), "")
 
 
 def require_equal(one: Any, other: Any, what: str) -> None:
