@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Any
@@ -187,7 +187,7 @@ def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> 
 
 
 def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping) -> None:
-    """Run the narrowest width, and compare every operator's shape at a random one below the given."""
+    """Run widths between which all groups differ, and compare every operator's shape at random ones."""
     net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
     smallest = grouping.space.smallest
     narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
@@ -198,6 +198,8 @@ def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analys
     foreseen = Foreseen(analysis, grouping, drawn)
     run_narrow(plain, inputs, foreseen)
     compare_shapes(plain, inputs, foreseen)
+    for widths in _telling_apart(grouping.space):
+        run_narrow(net.extract(widths), inputs, Foreseen(analysis, grouping, widths))
 
 
 def _drawn(space: WidthSpace) -> Widths:
@@ -212,6 +214,12 @@ def _drawn(space: WidthSpace) -> Widths:
             for leader, ratio in zip(leaders, ratios, strict=True)
         ]
     )
+
+
+def _telling_apart(space: WidthSpace) -> Iterator[Widths]:
+    """Widths such that any two groups differ in one of them: a group is narrow where its number has the bit."""
+    for bit in range((len(space) - 1).bit_length()):
+        yield space.at_ratios([space.min_ratio if place >> bit & 1 else 1.0 for place in range(len(space))])
 
 
 def _hold(original: nn.Module, graph: Trace, failure: NarrowFailure, holds: Holds) -> None:
