@@ -51,7 +51,9 @@ def build_parser() -> ArgumentParser:
 
 def _inspect(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "model", help="a network of this library, of torchvision or timm by its name, or module:function"
+        "model",
+        metavar="MODEL",
+        help="a network of this library, of torchvision or timm by its name, or module:function",
     )
     parser.add_argument("--input-size", metavar="C,H,W", help="size of one input, if not the network's own")
     parser.add_argument("--min-ratio", type=float, default=0.25, metavar="R", help="smallest multiple of every width")

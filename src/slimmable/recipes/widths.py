@@ -105,6 +105,8 @@ def _from_file(path: Path) -> list[tuple[str, dict[str, Any]]]:
         named = list(value.items())
     else:
         named = [(path.stem, value)]
+    if not named:
+        raise WidthError(f"{path} holds no widths; expected at least one object of channels by group")
     for label, channels in named:
         if not isinstance(channels, dict) or not channels:
             raise WidthError(

@@ -1,0 +1,76 @@
+"""The commands and options are a promise: whoever changes one changes this list."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from slimmable.cli.main import main
+
+OPTIONS = {
+    "inspect": ["--divisor", "--exclude", "--input-size", "--json", "--max-ratio", "--min-ratio", "MODEL"],
+    "train": ["--device", "--folder", "--resume", "RECIPE", "key=value"],
+    "calibrate": ["--device", "--root", "--samples", "--widths", "RUN"],
+    "eval": ["--calibrate", "--csv", "--device", "--json", "--root", "--widths", "RUN"],
+    "extract": ["--fold-batch-norm", "--output", "--width", "-o", "RUN"],
+    "recipes": ["RECIPE"],
+}
+
+
+def help_of(capsys, *arguments):
+    assert main([*arguments, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def test_commands(capsys):
+    listed = re.findall(r"^    (\w+) {2,}\S", help_of(capsys), flags=re.MULTILINE)
+
+    assert listed == list(OPTIONS)
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_options(capsys, command):
+    text = help_of(capsys, command)
+
+    named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)) - {"-h", "--help"}
+    positional = re.findall(r"^  ([\w=]+)(?: {2,}|\n)", text.partition("\noptions:")[0], flags=re.MULTILINE)
+    assert sorted(named) + positional == OPTIONS[command]
+
+
+def test_help_comes_without_torch_and_other_heavy_packages():
+    code = (
+        "import json, sys\nfrom slimmable.cli.main import main\n"
+        "main(['--help']), main(['train', '--help'])\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+
+    heavy = {"torch", "torchvision", "timm", "sklearn", "pydantic", "numpy", "tensorboard"}
+    assert not heavy & set(json.loads(done.stderr))
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert main([]) == 2
+    assert "inspect" in capsys.readouterr().err
+
+
+def test_the_version_is_the_package_s(capsys):
+    from slimmable import __version__
+
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "trian"),
+        (["train", "digits/us-net", "--fodler", "x"], "--fodler"),
+        (["calibrate", "run"], "widths"),
+        (["inspect", "digits_cnn", "--divisor", "eight"], "eight"),
+    ],
+)
+def test_wrong_arguments_are_named(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
