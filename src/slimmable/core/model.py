@@ -243,7 +243,10 @@ class SlimmableModel(nn.Module):
         self.tables = nn.ModuleList(own.tables.values())
         own.drop()
 
-    def _stamp_loaded(self, _keys: Any) -> None:
+    def _stamp_loaded(self, keys: Any) -> None:
+        """Settle what was loaded; batch norm invents counts where a plain dictionary does not tell its version."""
+        counts = tuple(f"model.{layer.path}.num_batches_tracked" for layer in self.norm_layers)
+        keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(counts)]
         for table in self._to_stamp:
             self.stamp(table)
         self._to_stamp.clear()
