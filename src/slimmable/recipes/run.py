@@ -40,7 +40,7 @@ def run(
     """
     folder, place = Path(folder), choose_device(device)
     recipe = begin(folder, recipe, resume=resume)
-    task = recipe.task.build().to(place)
+    task = recipe.task.build()
     net = new_network(recipe, task)
     NetworkFacts.of(task).save(folder / FACTS)
     fit(
@@ -54,7 +54,7 @@ def run(
         progress=progress,
         curves=importlib.util.find_spec("tensorboard") is not None,
     )
-    net.eval()
+    net, task = net.eval(), task.to(place)
     widths = name_ratios(recipe.ratios, net.space)
     if recipe.calibration is not None:
         calibrate_run(net, task, recipe, widths, progress=progress)
