@@ -63,7 +63,10 @@ def group(
     names, units = _openers(analysis)
     groups = tuple(_group(names[var], analysis.variables[var], units[var], ranges) for var in analysis.variables)
     known = [each.name for each in groups]
-    followed = tuple(each if each.name not in follow else _following(each, follow[each.name], known) for each in groups)
+    by_name = {each.name: each for each in groups}
+    followed = tuple(
+        each if each.name not in follow else _following(each, follow[each.name], by_name) for each in groups
+    )
     for name in follow:
         if name not in known:
             raise ConversionError(f"follow: there is no width group {name!r}; the groups are {', '.join(known)}")
@@ -103,11 +106,15 @@ def _group(name: str, count: int, unit: int, ranges: Ranges) -> WidthGroup:
     return WidthGroup(name=name, base=base, minimum=smallest, maximum=largest, divisor=divisor)
 
 
-def _following(each: WidthGroup, rule: tuple[str, int], known: Sequence[str]) -> WidthGroup:
-    leader, factor = rule
-    if leader not in known:
-        raise ConversionError(f"follow: there is no width group {leader!r}; the groups are {', '.join(known)}")
-    return replace(each, follows=(leader, factor))
+def _following(each: WidthGroup, rule: tuple[str, int], groups: Mapping[str, WidthGroup]) -> WidthGroup:
+    """``each`` with the range of the group it follows times the factor, so that uniform widths never leave it."""
+    name, factor = rule
+    if name not in groups:
+        raise ConversionError(f"follow: there is no width group {name!r}; the groups are {', '.join(groups)}")
+    leader = groups[name]
+    smallest = min(each.base, make_divisible(factor * leader.minimum, each.divisor))
+    largest = max(each.base, make_divisible(factor * leader.maximum, each.divisor))
+    return replace(each, minimum=smallest, maximum=largest, follows=rule)
 
 
 def _matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
