@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from slimmable.core.norms import blank_tensors
 from slimmable.core.space import WidthSpace
 from slimmable.errors import CheckpointError
 from slimmable.record import atomic_write_bytes
@@ -52,9 +54,13 @@ def load_network(net: SlimmableModel, path: str | Path) -> None:
         raise CheckpointError(
             f"{path} is not a network written by slimmable.save (its format is {metadata.get('format')!r})"
         )
-    if int(metadata.get("version", "0")) > VERSION:
+    try:
+        version, description = int(metadata["version"]), json.loads(metadata["network"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: it does not describe its network ({error!r})") from error
+    if version > VERSION:
         raise CheckpointError(f"{path} was written by a newer version of slimmable; update it to read the file")
-    restore_network(net, tensors, json.loads(metadata["network"]))
+    restore_network(net, tensors, description)
 
 
 def network_tensors(net: SlimmableModel) -> dict[str, Tensor]:
@@ -79,11 +85,12 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
     Raises:
         CheckpointError: Another structure; nothing has been changed.
     """
-    check_space(net.space, metadata["space"])
-    expected = network_tensors(net)
+    try:
+        check_description(net, metadata)
+        expected = _expected_tensors(net, metadata)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the checkpoint's description of its network is damaged: {error!r}") from error
     for name, tensor in expected.items():
-        if name.startswith("tables."):
-            continue
         if name not in tensors:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}, of shape {tuple(tensor.shape)} here")
         if tensors[name].shape != tensor.shape:
@@ -91,7 +98,7 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
                 f"tensor {name!r} has shape {tuple(tensors[name].shape)} in the checkpoint "
                 f"and {tuple(tensor.shape)} here"
             )
-    unknown = [name for name in tensors if name not in expected and not name.startswith("tables.")]
+    unknown = [name for name in tensors if name not in expected]
     if unknown:
         raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r} that this network does not have")
     state: Any = OrderedDict(tensors)
@@ -109,6 +116,31 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
         if isinstance(value, Tensor) and name not in state and not name.startswith("tables."):
             state[name] = state[aliases[value.data_ptr()]]
     net.load_state_dict(state)
+
+
+def _expected_tensors(net: SlimmableModel, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a checkpoint must hold: the network's own tensors, and those of the tables that the checkpoint lists."""
+    expected = {name: tensor for name, tensor in network_tensors(net).items() if not name.startswith("tables.")}
+    like = torch.empty(0, device="meta")
+    for place, entry in enumerate(metadata["tables"]):
+        widths = net.space.widths(entry["widths"])
+        blank = blank_tensors(net.norm_layers, widths, like, affine=entry["kind"] == "private")
+        expected |= {f"tables.{place}.{name}": tensor for name, tensor in blank.items()}
+    return expected
+
+
+def check_description(net: SlimmableModel, metadata: Mapping[str, Any]) -> None:
+    """Pass if a checkpoint's network is of the structure of ours.
+
+    Raises:
+        CheckpointError: It is not; the message names the first difference.
+    """
+    check_space(net.space, metadata["space"])
+    if metadata["batch_norm"] != net.batch_norm:
+        raise CheckpointError(
+            f"the checkpoint's batch norm is {metadata['batch_norm']}, this network's is {net.batch_norm}; "
+            "convert with the same switches and batch_norm"
+        )
 
 
 def check_space(ours: WidthSpace, theirs: Mapping[str, Any]) -> None:

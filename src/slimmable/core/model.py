@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from slimmable.core.checkpoint import check_space
+from slimmable.core.checkpoint import check_description
 from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm, State
-from slimmable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from slimmable.core.analysis import Analysis
@@ -222,12 +221,7 @@ class SlimmableModel(nn.Module):
             CheckpointError: The state belongs to a network of another space.
         """
         found = json.loads(state)
-        check_space(self.space, found["space"])
-        if found["batch_norm"] != self.batch_norm:
-            raise CheckpointError(
-                f"the checkpoint's batch norm is {found['batch_norm']}, this network's is {self.batch_norm}; "
-                "convert with the same switches and batch_norm"
-            )
+        check_description(self, found)
         own = self._state
         like = next((buffer for table in own.tables.values() for buffer in table.buffers()), torch.zeros(()))
         before, own.tables = own.tables, {}
