@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -87,7 +87,7 @@ def save_checkpoint(state: RunState, path: str | Path, *, settings: TrainSetting
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={_KEY: json.dumps(metadata)})
+        temporary.write_bytes(save(plain, metadata={_KEY: json.dumps(metadata)}))
 
 
 def load_checkpoint(state: RunState, path: str | Path, *, settings: TrainSettings) -> None:

@@ -5,6 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from slimmable import record
 from slimmable.errors import CheckpointError
 from slimmable.train import AdamW, Sandwich, TrainSettings, checkpoint, fit, load_trained
 from tests.unit.train.toy import ToyTask, toy_net
@@ -53,15 +54,19 @@ def test_restored_buffers_lie_as_their_parameters_do(tmp_path):
         assert entries["exp_avg"].stride() == parameter.stride()
 
 
+def test_everybody_may_read_it(tmp_path):
+    run(toy_net(), tmp_path)
+    assert (tmp_path / "last.safetensors").stat().st_mode == (tmp_path / "record.json").stat().st_mode
+
+
 def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     run(toy_net(), tmp_path)
     before = (tmp_path / "last.safetensors").read_bytes()
 
-    def half(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(record.os, "fsync", full)
     net = toy_net()
     state = checkpoint.RunState(
         net=net,
