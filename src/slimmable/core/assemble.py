@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from torch import Tensor, nn
 
@@ -55,7 +56,8 @@ def assemble(
     averaged: bool,
 ) -> SlimmableModel:
     """Make ``model`` elastic, in place."""
-    axes = {name: tuple(map(grouping.axis, layouts)) for name, layouts in analysis.parameters.items()}
+    axis = cache(grouping.axis)
+    axes = {name: tuple(map(axis, layouts)) for name, layouts in analysis.parameters.items()}
     space = grouping.space
     folds = foldable(analysis.trace, model)
     widen(model, axes, grouping.space.base.channels, space.largest.channels, analysis.gains)

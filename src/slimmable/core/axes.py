@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from slimmable.core.layout import Layout
 
@@ -44,7 +45,23 @@ class Axis:
 
     def size(self, channels: Sequence[int]) -> int:
         """Active positions."""
-        return sum(segment.size(channels) for segment in self.segments)
+        total, terms = self._terms
+        for group, unit, repeat in terms:
+            total += channels[group] // unit * repeat
+        return total
+
+    @cached_property
+    def _terms(self) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+        """Constant positions; group, unit and positions of the segments that vary, those of one group in one term."""
+        constant = 0
+        terms: dict[tuple[int, int], int] = {}
+        for segment in self.segments:
+            if segment.group is None:
+                constant += segment.repeat
+            else:
+                key = (segment.group, segment.unit)
+                terms[key] = terms.get(key, 0) + segment.repeat
+        return constant, tuple((group, unit, repeat) for (group, unit), repeat in terms.items())
 
     def active(self, channels: Sequence[int], maximum: Sequence[int]) -> list[tuple[int, int]]:
         """Start and length of every active run among the positions at full width; runs that touch are joined."""
@@ -58,6 +75,19 @@ class Axis:
                 runs.append((start, length))
             start += segment.size(maximum)
         return runs
+
+    def leading(self, channels: Sequence[int], maximum: Sequence[int]) -> bool:
+        """Whether the active positions are one run from the first position on.
+
+        >>> joined = Axis((Segment(0, 1), Segment(1, 1)))
+        >>> joined.leading(channels=(4, 1), maximum=(4, 2)), joined.leading(channels=(3, 1), maximum=(4, 2))
+        (True, False)
+        """
+        segments = iter(self.segments)
+        for segment in segments:
+            if segment.size(channels) < segment.size(maximum):
+                break
+        return all(segment.size(channels) == 0 for segment in segments)
 
 
 def axis_of(layout: Layout, groups: Mapping[int, int], units: Mapping[int, int]) -> Axis:

@@ -13,7 +13,7 @@ launch of a kernel more than a native network needs, bit for bit the same gradie
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -45,12 +45,14 @@ class TensorSlot:
     norm: tuple[int, str] | None = None
 
     @property
+    def owner(self) -> dict[str, Any]:
+        """The dictionary that holds the tensor at full width."""
+        return self.module._parameters if self.name in self.module._parameters else self.module._buffers
+
+    @property
     def full(self) -> Tensor:
         """The tensor at full width."""
-        value = self.module._parameters.get(self.name)
-        value = self.module._buffers[self.name] if value is None else value
-        assert value is not None
-        return value
+        return self.owner[self.name]
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class SizeSlot:
 
     def value(self, channels: Sequence[int]) -> int | tuple[int, ...]:
         """The attribute at given widths."""
-        sizes = tuple(axis.size(channels) * self.multiply // self.divide for axis in self.axes)
-        return sizes if self.is_tuple else sizes[0]
+        if not self.is_tuple:
+            return self.axes[0].size(channels) * self.multiply // self.divide
+        return tuple(axis.size(channels) * self.multiply // self.divide for axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,17 @@ class ScaleSlot:
 Slot = TensorSlot | StatisticSlot | SizeSlot | ScaleSlot
 
 
+@dataclass(frozen=True)
+class Source:
+    """The full tensor of a slot, taken apart once for all plans."""
+
+    full: Tensor
+    detached: Tensor
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
 @dataclass
 class Plan:
     """The value of every slot at one width."""
@@ -99,7 +113,7 @@ class Plan:
     table: NormTable | None
     values: list[Any]
     leaves: list[tuple[Tensor, TensorSlot]]
-    cuts: dict[int, list[Cut]]
+    cuts: dict[int, list[Cut]] = field(default_factory=dict)
     gathered: dict[int, tuple[int, int, Tensor]] = field(default_factory=dict)
 
 
@@ -119,8 +133,11 @@ class State:
         self.plan: Plan
         self.active: list[Any]
         self._plans: OrderedDict[Widths, Plan] = OrderedDict()
-        self._visited: dict[Widths, Plan] = {}
+        self._visited: dict[int, Plan] = {}
         self._fingerprint: tuple[Any, ...] = ()
+        self._sources: dict[int, Source] = {}
+        self._axes: list[Axis] = []
+        self._owners: list[tuple[dict[str, Any], str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name in ("active", "plan"):  # a copy was made: its plans are built when they are first needed
@@ -132,7 +149,8 @@ class State:
         state = dict(self.__dict__)
         state.pop("active", None)
         state.pop("plan", None)
-        return state | {"_plans": OrderedDict(), "_visited": {}, "_fingerprint": (), "shares_gradients": False}
+        state |= {"_plans": OrderedDict(), "_visited": {}, "_fingerprint": (), "shares_gradients": False}
+        return state | {"_sources": {}, "_axes": [], "_owners": []}
 
     def set(self, widths: Widths) -> None:
         """Make ``widths`` the active ones."""
@@ -141,19 +159,21 @@ class State:
             plan = self._remember(self._build(widths))
         self.plan, self.active, self.widths = plan, plan.values, plan.widths
         if self.shares_gradients:
-            self._visited[widths] = plan
+            self._visited[id(plan)] = plan
 
     def drop(self, widths: Widths | None = None) -> None:
         """Forget the plan of ``widths``, or all plans, because a tensor behind them was replaced."""
         if widths is None:
             self._plans.clear()
+            self._sources.clear()
         else:
             self._plans.pop(widths, None)
         self.set(self.widths)
 
     def refresh(self) -> None:
         """Drop all plans if a full tensor was replaced, moved, frozen or unfrozen since they were built."""
-        found = self._tensors_now()
+        tensors = self._tensors()
+        found = (tuple(map(Tensor.data_ptr, tensors)), tuple(tensor.requires_grad for tensor in tensors))
         if found != self._fingerprint:
             self._fingerprint = found
             self.drop()
@@ -166,12 +186,12 @@ class State:
             return self.plan.values[index]
         full = slot.full
         if torch.is_grad_enabled():
-            return _gather(full, self.plan.cuts.get(index, ()))
+            return _gather(full, self._cuts(index, slot, full))
         known = self.plan.gathered.get(index)
         now = (full.data_ptr(), full._version + self.trained)
         if known is None or known[:2] != now:
             with torch.inference_mode(False):
-                known = (*now, _gather(full.detach(), self.plan.cuts.get(index, ())))
+                known = (*now, _gather(full.detach(), self._cuts(index, slot, full)))
             self.plan.gathered[index] = known
         return known[2]
 
@@ -183,7 +203,7 @@ class State:
         at the end.
         """
         self.refresh()
-        self._visited = {self.widths: self.plan}
+        self._visited = {id(self.plan): self.plan}
         self.shares_gradients = True
         try:
             yield self._commit
@@ -227,7 +247,7 @@ class State:
 
         (Fused optimizers write past the counters of their parameters; a forward pass in training announces them.)
         """
-        return self.trained + sum(slot.full._version for slot in self._owned())
+        return self.trained + sum(tensor._version for tensor in self._tensors())
 
     def _remember(self, plan: Plan) -> Plan:
         self._plans[plan.widths] = plan
@@ -245,46 +265,68 @@ class State:
                 "convert without switches to run at any width"
             )
         channels = widths.channels
-        plan = Plan(widths, table, [], [], {})
+        plan = Plan(widths, table, [], [])
         with torch.inference_mode(False), torch.no_grad():
+            if not self._sources:
+                self._take_apart()
+            sizes = {id(axis): axis.size(channels) for axis in self._axes}
             for index, slot in enumerate(self.slots):
                 if isinstance(slot, TensorSlot):
-                    plan.values.append(self._tensor(plan, index, slot))
+                    plan.values.append(self._tensor(plan, index, slot, sizes))
                 elif isinstance(slot, StatisticSlot):
                     plan.values.append(None if table is None else table.value(slot.layer, slot.name))
                 else:
                     plan.values.append(slot.value(channels))
         return plan
 
-    def _tensor(self, plan: Plan, index: int, slot: TensorSlot) -> Tensor | None:
+    def _tensor(self, plan: Plan, index: int, slot: TensorSlot, sizes: Mapping[int, int]) -> Tensor | None:
         """The value of an elastic tensor: itself, a leaf that shares its storage, or None if it must be gathered."""
         if slot.norm is not None and plan.table is not None and (own := plan.table.value(*slot.norm)) is not None:
             return own
-        full, channels = slot.full, plan.widths.channels
-        sizes = list(full.shape)
-        cuts: list[Cut] = []
+        source = self._sources[index]
+        shape = source.shape
         for dim, axis in slot.moving:
-            size = axis.size(channels)
-            if size != sizes[dim]:
-                sizes[dim] = size
-                runs = [(0, size)] if len(axis.segments) == 1 else axis.active(channels, self.maximum)
-                cuts.append((dim, runs))
-        if not cuts:
-            return full
-        plan.cuts[index] = cuts
-        if any(len(runs) != 1 or runs[0][0] != 0 for _, runs in cuts):
-            return None
-        leaf = full.detach().as_strided(sizes, full.stride(), full.storage_offset())
-        if isinstance(full, nn.Parameter):
-            leaf.requires_grad_(full.requires_grad)
+            size = sizes[id(axis)]
+            if size != shape[dim]:
+                if len(axis.segments) > 1 and not axis.leading(plan.widths.channels, self.maximum):
+                    return None
+                shape = (*shape[:dim], size, *shape[dim + 1 :])
+        if shape is source.shape:
+            return source.full
+        leaf = source.detached.as_strided(shape, source.stride, source.offset)
+        if isinstance(source.full, nn.Parameter):
+            leaf.requires_grad_(source.full.requires_grad)
             plan.leaves.append((leaf, slot))
         return leaf
 
+    def _take_apart(self) -> None:
+        """Note what all plans are made from."""
+        axes: dict[int, Axis] = {}
+        for index, slot in enumerate(self.slots):
+            if isinstance(slot, TensorSlot):
+                axes |= {id(axis): axis for _, axis in slot.moving}
+                if not self._is_private(slot):
+                    full = slot.full
+                    offset = int(full.storage_offset())
+                    self._sources[index] = Source(full, full.detach(), tuple(full.shape), full.stride(), offset)
+        self._axes = list(axes.values())
+
+    def _cuts(self, index: int, slot: TensorSlot, full: Tensor) -> list[Cut]:
+        """Dimensions of a tensor that are narrower at the active widths, and their runs."""
+        known = self.plan.cuts.get(index)
+        if known is None:
+            channels = self.widths.channels
+            known = self.plan.cuts[index] = [
+                (dim, axis.active(channels, self.maximum))
+                for dim, axis in slot.moving
+                if axis.size(channels) != full.shape[dim]
+            ]
+        return known
+
     def _commit(self) -> None:
         """Add the gradients of all leaves read since the last commit to the full parameters' own."""
-        targets: list[Tensor] = []
-        gradients: list[Tensor] = []
         for plan in self._visited.values():
+            pending: dict[int, tuple[Tensor, Tensor]] = {}
             for leaf, slot in plan.leaves:
                 gradient = leaf.grad
                 if gradient is None:
@@ -292,26 +334,32 @@ class State:
                 full = slot.full
                 if full.grad is None:
                     full.grad = torch.zeros_like(full)
-                targets.append(full.grad.as_strided(gradient.shape, full.grad.stride(), full.grad.storage_offset()))
-                gradients.append(gradient)
+                if id(full) in pending:  # one kernel adds all that is pending, in no order: no target may occur twice
+                    _add(pending)
+                    pending = {}
+                target = full.grad.as_strided(gradient.shape, full.grad.stride(), full.grad.storage_offset())
+                pending[id(full)] = (target, gradient)
                 leaf.grad = None
-        self._visited = {self.widths: self.plan}
-        if targets:
-            with torch.no_grad():
-                torch._foreach_add_(targets, gradients)  # pyright: ignore[reportPrivateImportUsage]
+            _add(pending)
 
-    def _owned(self) -> Iterator[TensorSlot]:
-        """Slots whose full tensor lives in their module (private gains and shifts live in tables)."""
-        for slot in self.slots:
-            if isinstance(slot, TensorSlot) and not (slot.norm is not None and self.batch_norm == "private"):
-                yield slot
+    def _is_private(self, slot: TensorSlot) -> bool:
+        """Whether the slot's tensors live in tables alone."""
+        return slot.norm is not None and self.batch_norm == "private"
 
-    def _tensors_now(self) -> tuple[Any, ...]:
-        now: list[Any] = []
-        for slot in self._owned():
-            full = slot.full
-            now += (full.data_ptr(), full.requires_grad)
-        return tuple(now)
+    def _tensors(self) -> list[Tensor]:
+        """Full tensors, but for those that live in tables."""
+        if not self._owners:
+            slots = [slot for slot in self.slots if isinstance(slot, TensorSlot) and not self._is_private(slot)]
+            self._owners = [(slot.owner, slot.name) for slot in slots]
+        return [owner[name] for owner, name in self._owners]
+
+
+def _add(pending: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+    """Add to every first tensor the second."""
+    if pending:
+        targets, gradients = zip(*pending.values(), strict=True)
+        with torch.no_grad():
+            torch._foreach_add_(targets, gradients)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _gather(full: Tensor, cuts: Sequence[Cut]) -> Tensor:
