@@ -117,7 +117,7 @@ class _Moments:
 
     def add(self, count: float, mean: Tensor, variance: Tensor, momentum: float | None) -> None:
         """Take in a batch: values per channel, mean, unbiased variance."""
-        mean, variance = mean.double(), variance.double()
+        mean, variance = (moment.to(torch.float64, copy=True) for moment in (mean, variance))  # buffers move on
         if momentum is None and self.pooled:
             variance = variance * ((count - 1) / count)
         if self.batches == 0:
