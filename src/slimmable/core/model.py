@@ -183,7 +183,7 @@ class SlimmableModel(nn.Module):
         """Use ``table`` for its widths from now on."""
         state = self._state
         state.tables[table.widths] = table
-        self.tables = nn.ModuleList(state.tables.values())
+        self.tables = nn.ModuleList(state.tables.values()).train(self.training)
         state.drop(table.widths)
 
     def drop_tables(self, keep: Collection[Widths]) -> None:
@@ -191,7 +191,7 @@ class SlimmableModel(nn.Module):
         state = self._state
         for widths in [widths for widths in state.tables if widths not in keep]:
             del state.tables[widths]
-        self.tables = nn.ModuleList(state.tables.values())
+        self.tables = nn.ModuleList(state.tables.values()).train(self.training)
         state.drop()
 
     def stamp(self, table: NormTable) -> None:
@@ -234,7 +234,7 @@ class SlimmableModel(nn.Module):
             if ready and kind == "calibrated":
                 self._to_stamp.append(table)
             own.tables[widths] = table
-        self.tables = nn.ModuleList(own.tables.values())
+        self.tables = nn.ModuleList(own.tables.values()).train(self.training)
         own.drop()
 
     def _stamp_loaded(self, keys: Any) -> None:

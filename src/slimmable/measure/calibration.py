@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
-from slimmable.errors import CalibrationError
+from slimmable.errors import CalibrationError, WidthError
 
 Inputs = Tensor | Sequence[Any]
 
@@ -48,7 +48,7 @@ def calibrate(
 
     Raises: CalibrationError: ``batches`` is empty, an activation is not finite, or the network shares its statistics
         naively.
-        WidthError: A width does not belong to the space.
+        WidthError: A width does not belong to the space, or is no switch of a network that has switches.
 
     Cost:
         One forward pass per batch and width, no gradients.
@@ -69,6 +69,8 @@ def calibrate(
     wanted = list(dict.fromkeys(widths_list))
     for widths in wanted:
         net.space.check(widths)
+        if net.batch_norm == "private" and net.has_batch_norm and widths not in net.switches:
+            raise WidthError(f"{widths} is not a switch of this network; convert without switches to run at any width")
     if not net.has_batch_norm or not wanted:
         return
     if net.batch_norm == "naive":
@@ -197,6 +199,7 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
             module.momentum = momentum
         for module, mode in modes:
             module.training = mode
+        net.tables.train(net.training)
         for widths, buffers in before.items():
             for name, buffer in known[widths].named_buffers():
                 buffer.copy_(buffers[name])
