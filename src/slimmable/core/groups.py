@@ -38,7 +38,6 @@ class Grouping:
     space: WidthSpace
     index: Mapping[int, int]
     units: Mapping[int, int]
-    given: tuple[int, ...]
 
     def axis(self, layout: Layout) -> Axis:
         """A resolved layout in terms of the space's groups."""
@@ -73,8 +72,7 @@ def group(
     ties = tuple(filter(None, (tuple(_matching(patterns, known)) for patterns in tie)))
     space = WidthSpace(followed, ranges.min_ratio, ranges.max_ratio, ties)
     index = {var: place for place, var in enumerate(analysis.variables)}
-    given = tuple(analysis.variables[var] * units[var] for var in analysis.variables)
-    return Grouping(space=space, index=index, units=units, given=given)
+    return Grouping(space=space, index=index, units=units)
 
 
 def _openers(analysis: Analysis) -> tuple[dict[int, str], dict[int, int]]:
