@@ -6,9 +6,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from slimmable.core.analysis import Analysis, Holds, analyse
@@ -22,6 +21,7 @@ from slimmable.core.prove import (
     module_classes,
     require_close,
     require_equal,
+    run,
     run_narrow,
 )
 from slimmable.core.space import Widths, WidthSpace
@@ -90,23 +90,16 @@ def convert(
         >>> len(net.space), net.space.uniform(0.5)
         (1, Widths(0=32))
     """
-    if isinstance(model, SlimmableModel):
-        raise ConversionError("the network is converted already; convert the plain one, or net.extract(widths)")
+    _require_network(model)
     ranges = Ranges(min_ratio=min_ratio, max_ratio=max_ratio, divisor=divisor)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    kind: BatchNorm = batch_norm or ("private" if switches else "calibrated")
-    if (kind == "private") != bool(switches):
-        raise ConversionError(
-            f"batch_norm={kind!r} with switches={switches!r}: "
-            "private batch norm needs a list of switches, and only it does"
-        )
+    kind = _kind(batch_norm, switches)
     original = _copied(model).eval()
     graph = trace(original, inputs)
     training = _training_graph(original, inputs, graph)
     aliases = _aliases(original)
     holds = Holds(outputs=_held(original, exclude))
-    with torch.no_grad():
-        expected = copy.deepcopy(original)(*inputs)
+    expected = run(copy.deepcopy(original), inputs)
     for _ in range(_MAXIMUM_TRIES):
         analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
@@ -124,11 +117,38 @@ def convert(
             averaged=averaged,
         )
         _prove_full(net, inputs, expected)
-        return net.train(model.training)
+        net.train(model.training)
+        for path, module in model.named_modules():
+            net.model.get_submodule(path).training = module.training
+        return net
     raise ConversionError(
         f"{type(model).__name__} could not be proved within {_MAXIMUM_TRIES} tries; "
         f"held by then: {', '.join([*holds.outputs, *holds.sizes, *holds.everything])}"
     )
+
+
+def _require_network(model: nn.Module) -> None:
+    if isinstance(model, SlimmableModel):
+        raise ConversionError("the network is converted already; convert the plain one, or net.extract(widths)")
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"convert takes a network, a torch.nn.Module; got {type(model).__name__}")
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ConversionError("the network is on the meta device; the proof of a conversion runs it, on real weights")
+
+
+def _kind(batch_norm: BatchNorm | None, switches: Sequence[float | Widths] | None) -> BatchNorm:
+    if switches is not None and (isinstance(switches, str | Widths) or not isinstance(switches, Sequence)):
+        raise ConversionError(f"switches takes a list of ratios or widths, such as [1.0, 0.5, 0.25]; got {switches!r}")
+    kinds = get_args(BatchNorm)
+    if batch_norm is not None and batch_norm not in kinds:
+        raise ConversionError(f"batch_norm must be one of {', '.join(kinds)}; got {batch_norm!r}")
+    kind: BatchNorm = batch_norm or ("private" if switches else "calibrated")
+    if (kind == "private") != bool(switches):
+        raise ConversionError(
+            f"batch_norm={kind!r} with switches={switches!r}: "
+            "private batch norm needs a list of switches, and only it does"
+        )
+    return kind
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -171,7 +191,7 @@ def _held(model: nn.Module, exclude: Sequence[str]) -> dict[str, str]:
     paths = [path for path, _ in model.named_modules()]
     held: dict[str, str] = {}
     for pattern in exclude:
-        matched = [path for path in paths if path and fnmatchcase(path, pattern)]
+        matched = [path for path in paths if path and fnmatchcase(path, str(pattern))]
         if not matched:
             raise ConversionError(f"exclude: no module matches {pattern!r}; print(model) shows their names")
         held |= dict.fromkeys(matched, f"excluded by {pattern!r}")
@@ -180,6 +200,9 @@ def _held(model: nn.Module, exclude: Sequence[str]) -> dict[str, str]:
 
 def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> tuple[Widths, ...]:
     space = grouping.space
+    for switch in switches or ():
+        if not isinstance(switch, int | float | Widths):
+            raise ConversionError(f"a switch is a ratio or Widths; got {switch!r}")
     found = [switch if isinstance(switch, Widths) else space.uniform(switch) for switch in switches or ()]
     for widths in found:
         space.check(widths)
@@ -191,8 +214,8 @@ def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analys
     net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
     smallest = grouping.space.smallest
     narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
-    with torch.no_grad(), net.at(smallest):
-        require_close(net(*inputs), narrow, "the narrowest width against its extracted network")
+    with net.at(smallest):
+        require_close(run(net, inputs), narrow, "the narrowest width against its extracted network")
     drawn = _drawn(grouping.space)
     plain = net.extract(drawn)
     foreseen = Foreseen(analysis, grouping, drawn)
@@ -249,5 +272,5 @@ def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any) -> 
     space = net.space
     if net.batch_norm == "private" and net.has_batch_norm and space.base not in net.switches:
         return
-    with torch.no_grad(), net.at(space.base):
-        require_equal(net.eval()(*inputs), expected, "the given width against the original network")
+    with net.at(space.base):
+        require_equal(run(net.eval(), inputs), expected, "the given width against the original network")

@@ -23,11 +23,14 @@ class Ranges:
     divisor: int
 
     def __post_init__(self) -> None:
+        for name in ("min_ratio", "max_ratio"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ConversionError(f"{name} must be a number, got {getattr(self, name)!r}")
         if not 0 < self.min_ratio <= self.max_ratio:
             raise ConversionError(f"expected 0 < min_ratio <= max_ratio, got {self.min_ratio} and {self.max_ratio}")
         if self.max_ratio < 1:
             raise ConversionError(f"max_ratio must be at least 1 (the network as given), got {self.max_ratio}")
-        if self.divisor < 1:
+        if not isinstance(self.divisor, int) or self.divisor < 1:
             raise ConversionError(f"divisor must be a positive whole number, got {self.divisor}")
 
 
@@ -106,6 +109,10 @@ def _group(name: str, count: int, unit: int, ranges: Ranges) -> WidthGroup:
 
 def _following(each: WidthGroup, rule: tuple[str, int], groups: Mapping[str, WidthGroup]) -> WidthGroup:
     """``each`` with the range of the group it follows times the factor, so that uniform widths never leave it."""
+    if not isinstance(rule, tuple | list) or len(rule) != 2:
+        raise ConversionError(
+            f"follow takes a group and a factor, such as {{{each.name!r}: ('stem', 6)}}; got {rule!r}"
+        )
     name, factor = rule
     if name not in groups:
         raise ConversionError(f"follow: there is no width group {name!r}; the groups are {', '.join(groups)}")

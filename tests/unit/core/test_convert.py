@@ -210,6 +210,16 @@ REFUSED = {
     "min above max": ({"min_ratio": 1.5, "max_ratio": 1.2}, "expected 0 < min_ratio <= max_ratio, got 1.5 and 1.2"),
     "zero": ({"min_ratio": 0.0}, "expected 0 < min_ratio"),
     "max below one": ({"max_ratio": 0.5}, "max_ratio must be at least 1"),
+    "fraction as divisor": ({"divisor": 2.5}, "divisor must be a positive whole number, got 2.5"),
+    "text as ratio": ({"min_ratio": "half"}, "min_ratio must be a number, got 'half'"),
+    "not a number": ({"min_ratio": float("nan")}, "expected 0 < min_ratio"),
+    "batch norm": ({"batch_norm": "shared"}, "must be one of calibrated, private, naive; got 'shared'"),
+    "one switch": (
+        {"switches": 0.5},
+        r"switches takes a list of ratios or widths, such as \[1.0, 0.5, 0.25\]; got 0.5",
+    ),
+    "text as switch": ({"switches": ["half"]}, "a switch is a ratio or Widths; got 'half'"),
+    "follower without factor": ({"follow": {"0": "3"}}, "follow takes a group and a factor"),
     "divisor": ({"divisor": 0}, "divisor must be a positive whole number, got 0"),
     "exclude of nothing": ({"exclude": ["stem"]}, "no module matches 'stem'; print.model. shows their names"),
     "exclude as text": ({"exclude": "3"}, r"exclude takes a list of module paths, such as \['3'\]"),
@@ -235,6 +245,50 @@ def test_a_converted_network_is_not_converted_again():
     net = slimmable.convert(network(), IMAGES)
     with pytest.raises(ConversionError, match="converted already"):
         slimmable.convert(net, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (None, IMAGES, "convert takes a network, a torch.nn.Module; got NoneType"),
+        (torch.relu, IMAGES, "got builtin_function_or_method"),
+        (network(), (), "cannot trace Sequential: missing a required argument"),
+        (network(), images(4), "expected input.* to have 3 channels, but got 4"),
+        (network().to("meta"), IMAGES.to("meta"), "on the meta device"),
+        (nn.Sequential(nn.LazyConv2d(8, 1)), IMAGES, "uninitialized parameter"),
+    ],
+    ids=["nothing", "a function", "no inputs", "wrong inputs", "no weights", "lazy weights"],
+)
+def test_what_is_no_network_or_does_not_run_is_refused(model, inputs, message):
+    with pytest.raises(ConversionError, match=message):
+        slimmable.convert(model, inputs)
+
+
+def test_the_mode_of_every_layer_is_kept():
+    """Batch norm is often held in evaluation while the rest of a network is tuned."""
+    model = network().train()
+    model[1].eval()
+    net = slimmable.convert(model, IMAGES)
+    assert [module.training for module in net.model] == [True, False, True, True, True, True]
+
+
+def test_a_network_that_draws_at_random_is_converted_and_nobodys_draws_change():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x + torch.randn_like(x))
+
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    model = Noisy().eval()
+    torch.manual_seed(7)
+    net = slimmable.convert(model, IMAGES)
+    assert torch.equal(torch.rand(3), expected)
+    assert len(net.space) == 2
 
 
 def test_widths_of_the_context_come_back_also_after_an_error():
