@@ -157,6 +157,9 @@ class State:
         plan = self._plans.get(widths)
         if plan is None:
             plan = self._remember(self._build(widths))
+        before = self.__dict__.get("plan")
+        if before is not None and before is not plan:
+            before.gathered.clear()  # these are copies: kept for every width, they would be many networks
         self.plan, self.active, self.widths = plan, plan.values, plan.widths
         if self.shares_gradients:
             self._visited[id(plan)] = plan
