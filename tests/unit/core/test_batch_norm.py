@@ -280,6 +280,14 @@ def test_state_dict_passes_everything_to_a_fresh_conversion(options):
             assert_same(ours, theirs)
 
 
+def test_state_passes_through_a_network_that_contains_a_converted_one():
+    whole, fresh = (nn.ModuleDict({"body": converted(), "head": nn.Linear(5, 2)}) for _ in range(2))
+    half = whole["body"].space.uniform(0.5)
+    slimmable.calibrate(whole["body"], BATCHES, [half])
+    fresh.load_state_dict(dict(whole.state_dict()))
+    assert_same(evaluated(fresh["body"], half), evaluated(whole["body"], half))
+
+
 def test_stale_statistics_stay_stale_when_they_are_loaded():
     net = converted()
     half = net.space.uniform(0.5)

@@ -151,6 +151,14 @@ def test_checkpointed_activations():
     assert_equal(shared(again, widths_of(again)), expected)
 
 
+def test_a_checkpoint_recomputed_at_another_width_is_an_error_and_no_wrong_gradient():
+    net = mixed(checkpointed=True)
+    with net.at(net.space.smallest):
+        postponed = loss(net(IMAGES))
+    with pytest.raises(RuntimeError, match="expected input"):
+        postponed.backward()
+
+
 def test_autocast_to_bfloat16():
     net = mixed()
     with torch.autocast("cpu", torch.bfloat16):

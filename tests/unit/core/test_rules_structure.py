@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.unit.core.oracle import Case, assert_slims, images, segments
+import slimmable
+from tests.unit.core.oracle import Case, assert_same, assert_slims, images, segments
 
 IMAGES = (images(),)
 
@@ -339,6 +340,26 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_structure_slims_to_the_one_built_narrow(case):
     assert_slims(case)
+
+
+def first(value: object) -> object:
+    """The first sample of every tensor in an input."""
+    if isinstance(value, Tensor):
+        return value[:1]
+    if isinstance(value, dict):
+        return {key: first(part) for key, part in value.items()}
+    return type(value)(first(part) for part in value)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_batch_of_one_says_as_much(case):
+    """An axis of one position can be mistaken for many others; what is found must serve larger batches too."""
+    net = slimmable.convert(case.build(*case.full).eval(), first(case.inputs), divisor=1, batch_norm="naive")
+    assert net.space.largest.channels == case.full, str(net.report)
+    widths = net.space.widths(case.narrow[0])
+    plain = net.extract(widths)
+    with torch.no_grad(), net.at(widths):
+        assert_same(net(*case.inputs), plain(*case.inputs))
 
 
 def test_tied_weights_stay_tied_in_the_extracted_network():
