@@ -1,7 +1,7 @@
 """A narrow network computes what the full one does with all other weights set to zero.
 
-This oracle shares no slicing with the code: it runs the network as it was given, in which only the data flow decides which
-weight meets which channel. A segment that is misplaced by one channel fails it, where shapes and counts agree.
+This oracle shares no slicing with the code: it runs the network as it was given, where the data flow alone decides
+which weight meets which channel. A segment that is misplaced by one channel fails it, where shapes and counts agree.
 """
 
 import copy

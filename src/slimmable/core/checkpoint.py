@@ -41,8 +41,9 @@ def save_network(net: SlimmableModel, path: str | Path) -> None:
 def load_network(net: SlimmableModel, path: str | Path) -> None:
     """Read into ``net`` what :func:`save_network` wrote for a network of the same structure.
 
-    Raises: CheckpointError: The file is missing or damaged, or belongs to another structure; the message names the
-        first difference.
+    Raises:
+        CheckpointError: The file is missing or damaged, or belongs to another structure; the message names the first
+            difference.
     """
     try:
         with safe_open(path, framework="pt") as file:
