@@ -13,7 +13,7 @@ _PACKAGES = {
     "jsonargparse": "train",
     "pydantic": "train",
     "rich": "train",
-    "safetensors": "train",
+    "safetensors": "torch",
     "sklearn": "train",
     "torch": "torch",
     "yaml": "train",

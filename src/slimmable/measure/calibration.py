@@ -47,9 +47,9 @@ def calibrate(
         momentum: Weight of the newest batch in a moving average.
 
     Raises:
-        CalibrationError: ``batches`` is empty or holds more than inputs, an activation is not finite, the network shares
-            its statistics naively, or its batch norm is private and a width is no switch.
-        WidthError: A width does not belong to the space.
+        CalibrationError: ``batches`` is empty or holds more than inputs, an activation is not finite, or the network
+            shares its statistics naively.
+        WidthError: A width does not belong to the space, or is no switch of a network that has switches.
 
     Cost:
         One forward pass per batch and width, no gradients.
