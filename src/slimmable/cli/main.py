@@ -13,7 +13,6 @@ _PACKAGES = {
     "jsonargparse": "train",
     "pydantic": "train",
     "rich": "train",
-    "safetensors": "torch",
     "sklearn": "train",
     "torch": "torch",
     "yaml": "train",
