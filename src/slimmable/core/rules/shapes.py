@@ -77,10 +77,16 @@ def squeeze(op: Operator) -> Axes:
     return tuple(layout for i, layout in enumerate(x) if i not in gone or op.size(layout) != 1)
 
 
-@operator_rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+@operator_rule("aten.expand", "aten.broadcast_to")
 def expand(op: Operator) -> Axes:
     """Axes of one position stretched."""
     return op.broadcast([op.axes("self")], op.output_shape)
+
+
+@operator_rule("aten.expand_as")
+def expand_as(op: Operator) -> Axes:
+    """Axes of one position stretched to those of another tensor."""
+    return op.broadcast([op.axes("self"), op.axes("other")], op.output_shape)
 
 
 @operator_rule("aten.repeat", "aten.tile")
