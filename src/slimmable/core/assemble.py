@@ -15,8 +15,9 @@ from slimmable.core.groups import Grouping
 from slimmable.core.model import SlimmableModel
 from slimmable.core.norms import Kind, NormLayer, NormTable, sliced_tensors
 from slimmable.core.report import ConversionReport, GroupReport, PinReport
+from slimmable.core.slots import ScaleSlot, SizeSlot, Slot, StatisticSlot, TensorSlot
 from slimmable.core.space import Widths
-from slimmable.core.state import BatchNorm, ScaleSlot, SizeSlot, Slot, State, StatisticSlot, TensorSlot
+from slimmable.core.state import BatchNorm, State
 from slimmable.core.widen import widen
 
 Owner = tuple[nn.Module, str]
@@ -182,12 +183,15 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
     opened = {(each.parameter, each.axis): each.module for each in analysis.opened}
     elastic: dict[str, None] = {}
     for name, layouts in analysis.parameters.items():
-        module = name.rpartition(".")[0]
+        module = name.rpartition(".")[0] or name
         for dim, layout in enumerate(layouts):
             for var in dict.fromkeys(block.var for block in layout if block.var is not None):
                 side = producers if (name, dim) in opened else consumers
                 side[grouping.index[var]][module] = None
                 elastic[module] = None
+    for i, made in producers.items():
+        if not made:  # a bare parameter opens the group
+            made[next(iter(consumers[i]))] = None
     layers = dict.fromkeys(each.parameter.rpartition(".")[0] for each in analysis.opened)
     layers |= dict.fromkeys(module for module, _ in analysis.macs if module and _weighted(model, module))
     reached = set(analysis.parameters)

@@ -75,11 +75,13 @@ def _tensor(name: str) -> Callable[[nn.Module], Tensor | None]:
     def read(module: nn.Module) -> Tensor | None:
         own: Attached = module.__dict__[ATTACHED]
         state = own.state
-        if state.shares_gradients or not torch.is_grad_enabled():
+        if state.shares_gradients:
             value = state.active[own.slots[name]]
-            if value is not None:
-                return value
-        return state.differentiable(own.slots[name])
+        elif not torch.is_grad_enabled():
+            value = state.dense[own.slots[name]]
+        else:
+            value = None
+        return state.sliced(own.slots[name]) if value is None else value
 
     return read
 

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from slimmable.core.elastic import SCALE, attached, make_plain
-from slimmable.core.state import SizeSlot, State, StatisticSlot, TensorSlot
+from slimmable.core.slots import SizeSlot, StatisticSlot, TensorSlot, memory_format
+from slimmable.core.state import State
 from slimmable.core.trace import Call, Trace
 from slimmable.errors import ExtractionError
 
@@ -92,19 +93,12 @@ def _copy_active_tensors(module: nn.Module, state: State, memo: dict[int, Any]) 
         if full is None:
             continue
         value = state.active[index]
-        value = state.differentiable(index) if value is None else value
+        value = state.sliced(index) if value is None else value
         assert value is not None
-        kept = value.detach().clone(memory_format=_format_of(full))
+        kept = value.detach().clone(memory_format=memory_format(full))
         memo[id(full)] = (
             nn.Parameter(kept, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else kept
         )
-
-
-def _format_of(full: Tensor) -> torch.memory_format:
-    channels_last = (
-        full.ndim == 4 and not full.is_contiguous() and full.is_contiguous(memory_format=torch.channels_last)
-    )
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _settle(module: nn.Module, state: State) -> None:

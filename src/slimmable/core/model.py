@@ -103,6 +103,11 @@ class SlimmableModel(nn.Module):
             if table.ready and (table.kind != "calibrated" or table.version == version)
         )
 
+    def train(self, mode: bool = True) -> SlimmableModel:
+        """Set training or evaluation mode, as of any module."""
+        self._state.unpack()
+        return super().train(mode)
+
     def set(self, widths: Widths) -> None:
         """Run at ``widths`` from now on.
 

@@ -8,11 +8,14 @@ Gradients take one of two ways. Ordinarily an elastic parameter is sliced at eve
 right, with hooks, double backward and functional calls. Inside :meth:`State.share_gradients` modules read the plan's
 leaves, and ``commit`` adds the leaves' gradients to those of the full parameters after each width's backward pass: no
 launch of a kernel more than a native network needs, bit for bit the same gradients.
+
+In evaluation without gradients, convolutions would copy a weight that is a slice of a larger one at every call; so the
+widths used last hold such copies, until the weight changes or training goes on.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,75 +26,19 @@ from torch import Tensor, nn
 
 from slimmable.core.axes import Axis
 from slimmable.core.norms import NormLayer, NormTable
+from slimmable.core.slots import Slot, StatisticSlot, TensorSlot, memory_format
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.errors import CalibrationError, WidthError
 
 BatchNorm = Literal["calibrated", "private", "naive"]
 
 _PLANS = 256
+_PACKED = 4
+"""Widths that hold packed copies of their weights: kept for every plan, they would be many networks."""
 
 Run = tuple[int, int]
 Cut = tuple[int, list[Run]]
 """A dimension and its active runs."""
-
-
-@dataclass(frozen=True)
-class TensorSlot:
-    """An elastic parameter or buffer; ``moving`` are its dimensions that vary."""
-
-    module: nn.Module
-    name: str
-    moving: tuple[tuple[int, Axis], ...]
-    norm: tuple[int, str] | None = None
-
-    @property
-    def owner(self) -> dict[str, Any]:
-        """The dictionary that holds the tensor at full width."""
-        return self.module._parameters if self.name in self.module._parameters else self.module._buffers
-
-    @property
-    def full(self) -> Tensor:
-        """The tensor at full width."""
-        return self.owner[self.name]
-
-
-@dataclass(frozen=True)
-class StatisticSlot:
-    """Running statistics of a normalisation layer: ``mean``, ``var`` or ``count``."""
-
-    layer: int
-    name: str
-
-
-@dataclass(frozen=True)
-class SizeSlot:
-    """A whole-number attribute: positions of an axis times ``multiply`` over ``divide``; maybe a tuple of them."""
-
-    axes: tuple[Axis, ...]
-    multiply: int
-    divide: int
-    is_tuple: bool
-
-    def value(self, channels: Sequence[int]) -> int | tuple[int, ...]:
-        """The attribute at given widths."""
-        if not self.is_tuple:
-            return self.axes[0].size(channels) * self.multiply // self.divide
-        return tuple(axis.size(channels) * self.multiply // self.divide for axis in self.axes)
-
-
-@dataclass(frozen=True)
-class ScaleSlot:
-    """Full input channels over active ones (``averaged`` layers)."""
-
-    axis: Axis
-    full: int
-
-    def value(self, channels: Sequence[int]) -> float:
-        """The factor at given widths."""
-        return self.full / self.axis.size(channels)
-
-
-Slot = TensorSlot | StatisticSlot | SizeSlot | ScaleSlot
 
 
 @dataclass(frozen=True)
@@ -107,14 +54,25 @@ class Source:
 
 @dataclass
 class Plan:
-    """The value of every slot at one width."""
+    """The value of every slot at one width.
+
+    Attributes:
+        widths: The width.
+        table: Its batch-norm table, if there is one.
+        values: A value for each slot; None for tensors that are no single run of the full one.
+        dense: The same without tensors that are strided.
+        leaves: Those of the values that gather gradients.
+        cuts: Runs of the tensors that were sliced under autograd.
+        packed: Dense copies of tensors, with the full ones that they were made from and their version then.
+    """
 
     widths: Widths
     table: NormTable | None
-    values: list[Any]
-    leaves: list[tuple[Tensor, TensorSlot]]
+    values: list[Any] = field(default_factory=list)
+    dense: list[Any] = field(default_factory=list)
+    leaves: list[tuple[Tensor, TensorSlot]] = field(default_factory=list)
     cuts: dict[int, list[Cut]] = field(default_factory=dict)
-    gathered: dict[int, tuple[int, int, Tensor]] = field(default_factory=dict)
+    packed: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
 
 
 class State:
@@ -132,35 +90,35 @@ class State:
         self.widths = space.base
         self.plan: Plan
         self.active: list[Any]
+        self.dense: list[Any]
         self._plans: OrderedDict[Widths, Plan] = OrderedDict()
         self._visited: dict[int, Plan] = {}
-        self._fingerprint: tuple[Any, ...] = ()
+        self._packed: deque[Plan] = deque()
+        self._addresses: tuple[int, ...] = ()
+        self._trainable: tuple[bool, ...] = ()
         self._sources: dict[int, Source] = {}
         self._axes: list[Axis] = []
         self._owners: list[tuple[dict[str, Any], str]] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("active", "plan"):  # a copy was made: its plans are built when they are first needed
+        if name in ("active", "dense", "plan"):  # a copy was made: its plans are built when they are first needed
             self.set(self.widths)
             return self.__dict__[name]
         raise AttributeError(name)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state.pop("active", None)
-        state.pop("plan", None)
-        state |= {"_plans": OrderedDict(), "_visited": {}, "_fingerprint": (), "shares_gradients": False}
-        return state | {"_sources": {}, "_axes": [], "_owners": []}
+        for name in ("active", "dense", "plan"):
+            state.pop(name, None)
+        state |= {"_plans": OrderedDict(), "_visited": {}, "_packed": deque(), "shares_gradients": False}
+        return state | {"_addresses": (), "_trainable": (), "_sources": {}, "_axes": [], "_owners": []}
 
     def set(self, widths: Widths) -> None:
         """Make ``widths`` the active ones."""
         plan = self._plans.get(widths)
         if plan is None:
             plan = self._remember(self._build(widths))
-        before = self.__dict__.get("plan")
-        if before is not None and before is not plan:
-            before.gathered.clear()  # these are copies: kept for every width, they would be many networks
-        self.plan, self.active, self.widths = plan, plan.values, plan.widths
+        self.plan, self.active, self.dense, self.widths = plan, plan.values, plan.dense, plan.widths
         if self.shares_gradients:
             self._visited[id(plan)] = plan
 
@@ -169,34 +127,45 @@ class State:
         if widths is None:
             self._plans.clear()
             self._sources.clear()
+            self.unpack()
         else:
             self._plans.pop(widths, None)
         self.set(self.widths)
 
     def refresh(self) -> None:
-        """Drop all plans if a full tensor was replaced, moved, frozen or unfrozen since they were built."""
-        tensors = self._tensors()
-        found = (tuple(map(Tensor.data_ptr, tensors)), tuple(tensor.requires_grad for tensor in tensors))
-        if found != self._fingerprint:
-            self._fingerprint = found
+        """Drop all plans if a full tensor was replaced or moved since they were built."""
+        found = tuple(map(Tensor.data_ptr, self._tensors()))
+        if found != self._addresses:
+            self._addresses = found
             self.drop()
 
-    def differentiable(self, index: int) -> Tensor | None:
-        """An elastic tensor sliced under autograd (or, where its segments lie apart, gathered)."""
+    def sliced(self, index: int) -> Tensor | None:
+        """An elastic tensor sliced (under autograd, if that is on) or, in evaluation without gradients, packed."""
         slot = self.slots[index]
         assert isinstance(slot, TensorSlot)
         if slot.norm is not None and self.plan.table is not None and self.plan.table.kind == "private":
             return self.plan.values[index]
+        if not torch.is_grad_enabled() and not slot.module.training:
+            known = self.plan.packed.get(index)
+            if known is None or known[0]._version + self.trained != known[1]:
+                known = self.plan.packed[index] = self._pack(index, slot)
+            return known[2]
+        return _gather(slot.full, self._cuts(index, slot, slot.full))
+
+    def unpack(self) -> None:
+        """Forget all packed copies."""
+        while self._packed:
+            self._packed.popleft().packed.clear()
+
+    def _pack(self, index: int, slot: TensorSlot) -> tuple[Tensor, int, Tensor]:
+        if not self.plan.packed:
+            self._packed.append(self.plan)
+            if len(self._packed) > _PACKED:
+                self._packed.popleft().packed.clear()
         full = slot.full
-        if torch.is_grad_enabled():
-            return _gather(full, self._cuts(index, slot, full))
-        known = self.plan.gathered.get(index)
-        now = (full.data_ptr(), full._version + self.trained)
-        if known is None or known[:2] != now:
-            with torch.inference_mode(False):
-                known = (*now, _gather(full.detach(), self._cuts(index, slot, full)))
-            self.plan.gathered[index] = known
-        return known[2]
+        with torch.inference_mode(False):
+            part = _gather(full.detach(), self._cuts(index, slot, full))
+            return full, full._version + self.trained, part.contiguous(memory_format=memory_format(full))
 
     @contextmanager
     def share_gradients(self) -> Iterator[Callable[[], None]]:
@@ -206,6 +175,10 @@ class State:
         at the end.
         """
         self.refresh()
+        trainable = tuple(tensor.requires_grad for tensor in self._tensors())
+        if trainable != self._trainable:
+            self._trainable = trainable
+            self.drop()
         self._visited = {id(self.plan): self.plan}
         self.shares_gradients = True
         try:
@@ -268,7 +241,7 @@ class State:
                 "convert without switches to run at any width"
             )
         channels = widths.channels
-        plan = Plan(widths, table, [], [])
+        plan = Plan(widths, table)
         with torch.inference_mode(False), torch.no_grad():
             if not self._sources:
                 self._take_apart()
@@ -280,6 +253,8 @@ class State:
                     plan.values.append(None if table is None else table.value(slot.layer, slot.name))
                 else:
                     plan.values.append(slot.value(channels))
+        strided = {id(leaf) for leaf, slot in plan.leaves if not leaf.is_contiguous(memory_format=memory_format(leaf))}
+        plan.dense = [None if id(value) in strided else value for value in plan.values]
         return plan
 
     def _tensor(self, plan: Plan, index: int, slot: TensorSlot, sizes: Mapping[int, int]) -> Tensor | None:
