@@ -215,7 +215,7 @@ def main() -> None:
         console.print(f"{name}: {outcomes[name].seconds:.0f} s of training")
     minutes = (time.perf_counter() - started) / 60
     show(outcomes)
-    images = sum(len(batch) for batch in comparison.task.test_batches())
+    images = sum(len(batch.labels) for batch in comparison.task.test_batches())
     us_net = outcomes["US-Net"]
     above = margins(us_net, outcomes["independent"])
     figures = {
