@@ -1,4 +1,4 @@
-"""ResNet-20, 32, 44 and 56 for 32x32 images, in plain PyTorch."""
+"""ResNet-20, 32, 44 and 56 for 32x32 images, and the smaller 8 and 14, in plain PyTorch."""
 
 from typing import Literal
 
@@ -73,7 +73,7 @@ class ResNetCifar(nn.Module):
 
 
 def resnet_cifar(
-    depth: Literal[20, 32, 44, 56] = 20,
+    depth: Literal[8, 14, 20, 32, 44, 56] = 20,
     width: float = 1.0,
     *,
     num_classes: int = 10,
