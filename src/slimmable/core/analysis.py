@@ -11,7 +11,7 @@ from torch import fx
 from slimmable.core import rules as _rules  # noqa: F401  fills the table of rules
 from slimmable.core.layout import Block, Layout, Pin, Variables
 from slimmable.core.operators import Axes, Choice, Extent, Findings, Operator, Term
-from slimmable.core.trace import Trace, shapes_of
+from slimmable.core.trace import Call, Trace, shapes_of
 
 _MAXIMUM_PASSES = 8
 
@@ -45,6 +45,8 @@ class Analysis:
         opened: Parameter axes where a width begins.
         fixed: Outputs of layers, or parts of them, that cannot vary.
         attributes: Module attributes that follow an axis.
+        layers: Modules that open a width, or whose parameters an operator without a rule reads.
+        uncounted: Those of them whose multiply-accumulates are not known.
         macs: Multiply-accumulates by module, in evaluation, on the example.
         buffers: Names of those of ``parameters`` that are buffers.
         gains: Names of those whose neutral value is 1.
@@ -58,6 +60,8 @@ class Analysis:
     opened: tuple[Opened, ...]
     fixed: tuple[Fixed, ...]
     attributes: dict[tuple[str, str], tuple[Extent, ...]]
+    layers: tuple[str, ...]
+    uncounted: tuple[str, ...]
     macs: tuple[tuple[str, Term], ...]
     norms: tuple[tuple[str, str, str], ...]
     buffers: frozenset[str]
@@ -203,6 +207,8 @@ def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases:
             key: tuple(Extent(layout=resolve(e.layout), multiply=e.multiply, divide=e.divide) for e in extents)
             for key, extents in findings.attributes.items()
         },
+        layers=tuple(dict.fromkeys(_layers(findings, name_of))),
+        uncounted=tuple(dict.fromkeys(call.module for call, _ in findings.unknown if _reads_parameters(call))),
         macs=tuple((module, _resolved(term, resolve)) for module, term in findings.macs),
         norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
         buffers=trace.buffers | (training.buffers if training else frozenset()),
@@ -221,6 +227,15 @@ def _gains(trace: Trace, name_of: Mapping[fx.Node, str]) -> Iterable[str]:
                 yield name_of[node]
 
 
+def _layers(findings: Findings, name_of: Mapping[fx.Node, str]) -> Iterable[str]:
+    """Modules by the first name of their weight, where they hold it themselves."""
+    for node, _, module in findings.opened:
+        yield name_of[node].rpartition(".")[0] if node in name_of else module
+    for call, _ in findings.unknown:
+        if _reads_parameters(call):
+            yield call.module
+
+
 def _resolved(term: Term, resolve: Callable[[Layout], Layout]) -> Term:
     return Term(constant=term.constant, layouts=tuple(resolve(layout) for layout in term.layouts))
 
@@ -237,5 +252,16 @@ def _fixed(variables: Variables, findings: Findings) -> Iterable[Fixed]:
         for span, why in variables.pins(layout):
             if why is not None:
                 reasons[why] = reasons.get(why, 0) + span
+        if not reasons and not variables.free(layout):
+            why = Pin(reason="it falls into parts too small to vary, or its weight is computed by an unknown operator")
+            reasons[why] = variables.size(layout)
         for why, channels in reasons.items():
             yield Fixed(module=module, channels=channels, of=variables.size(layout), why=why)
+    for call, why in findings.unknown:
+        if _reads_parameters(call):
+            size = call.outputs[0][-1] if call.outputs and call.outputs[0] else 0
+            yield Fixed(module=call.module, channels=size, of=size, why=why)
+
+
+def _reads_parameters(call: Call) -> bool:
+    return any(node.op == "placeholder" and node.name.startswith("p_") for node in call.node.all_input_nodes)

@@ -95,7 +95,9 @@ def assemble(
     report = _report(analysis, grouping, model)
     net = SlimmableModel(model, state, report=report, analysis=analysis, grouping=grouping, folds=folds)
     state.tables.update({table.widths: table for table in tables})
-    state.widths = switches[0] if batch_norm == "private" and norms else grouping.space.base
+    state.switches = tuple(switches)
+    if switches and space.base not in switches:
+        state.widths = max(switches, key=lambda widths: sum(widths.channels))
     for table in tables:
         net.put_table(table)
     net.set(state.widths)
@@ -147,13 +149,13 @@ def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Gr
 
 def _add_scales(slots: _Slots, axes: dict[str, tuple[Axis, ...]], owners: dict[str, list[Owner]]) -> None:
     """The factor of every convolution and linear layer whose input varies."""
-    maximum = slots.state.maximum
+    given = slots.state.space.base.channels
     for name, its in axes.items():
         for module, own in owners[name]:
             if own == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 axis = its[0 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 1]
                 if axis.varies:
-                    slots.add(slots.sizes, module, SCALE, ScaleSlot(axis, axis.size(maximum)))
+                    slots.add(slots.sizes, module, SCALE, ScaleSlot(axis, axis.size(given)))
 
 
 def _table_kinds(grouping: Grouping, batch_norm: BatchNorm, switches: Sequence[Widths]) -> dict[Widths, Kind]:
@@ -188,11 +190,12 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
             for var in dict.fromkeys(block.var for block in layout if block.var is not None):
                 side = producers if (name, dim) in opened else consumers
                 side[grouping.index[var]][module] = None
-                elastic[module] = None
+                if len(space.groups[grouping.index[var]].choices) > 1:
+                    elastic[module] = None
     for i, made in producers.items():
         if not made:  # a bare parameter opens the group
             made[next(iter(consumers[i]))] = None
-    layers = dict.fromkeys(each.parameter.rpartition(".")[0] for each in analysis.opened)
+    layers = dict.fromkeys(analysis.layers)
     layers |= dict.fromkeys(module for module, _ in analysis.macs if module and _weighted(model, module))
     reached = set(analysis.parameters)
     return ConversionReport(
@@ -207,6 +210,7 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
                 consumers=tuple(name for name in consumers[i] if name not in producers[i]),
             )
             for i, g in enumerate(space.groups)
+            if len(g.choices) > 1
         ),
         pinned=tuple(
             PinReport(
@@ -219,7 +223,18 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
                 line=fixed.why.line,
             )
             for fixed in analysis.fixed
+        )
+        + tuple(
+            PinReport(
+                layer=g.name,
+                channels=g.base,
+                of=g.base,
+                reason=f"steps of {g.divisor} leave no other choice; convert with a smaller divisor or min_ratio",
+            )
+            for g in space.groups
+            if len(g.choices) == 1
         ),
+        uncounted=analysis.uncounted,
         layers=tuple(layers),
         elastic=tuple(layer for layer in layers if layer in elastic),
         unreached=tuple(name for name, _ in model.named_parameters() if name not in reached),

@@ -74,7 +74,8 @@ def convert(
         averaged: Multiply a layer's output by its full over its active input channels [2].
 
     Returns:
-        The converted network, at the width and in the mode (training or evaluation) of the given one.
+        The converted network, in the mode (training or evaluation) of the given one and at its width, or at the widest
+        switch if that width is none.
 
     Raises:
         ConversionError: The network cannot be traced or copied, an option names nothing, or the proof fails.
@@ -92,12 +93,14 @@ def convert(
     """
     _require_network(model)
     ranges = Ranges(min_ratio=min_ratio, max_ratio=max_ratio, divisor=divisor)
+    if isinstance(example_inputs, list):
+        raise ConversionError("example_inputs is a tensor, or a tuple of the forward's arguments; got a list")
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     kind = _kind(batch_norm, switches)
     original = _copied(model).eval()
     graph = trace(original, inputs)
-    training = _training_graph(original, inputs, graph)
     aliases = _aliases(original)
+    training = _training_graph(original, inputs, graph, aliases)
     holds = Holds(outputs=_held(original, exclude))
     expected = run(copy.deepcopy(original), inputs)
     for _ in range(_MAXIMUM_TRIES):
@@ -160,12 +163,14 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _training_graph(model: nn.Module, inputs: tuple[Any, ...], graph: Trace) -> Trace | None:
+def _training_graph(
+    model: nn.Module, inputs: tuple[Any, ...], graph: Trace, aliases: Mapping[str, str]
+) -> Trace | None:
     """The graph in training mode if evaluation leaves parameters unread, as auxiliary heads do.
 
     None where it cannot be traced: the report lists what was not reached.
     """
-    read = {name for node, name in graph.parameters.items() if node.users}
+    read = {aliases.get(name, name) for node, name in graph.parameters.items() if node.users}
     if all(name in read for name, _ in model.named_parameters()):
         return None
     try:

@@ -35,6 +35,8 @@ def foldable(trace: Trace, model: nn.Module) -> list[Fold]:
         layer, norm = model.get_submodule(before.module), model.get_submodule(call.module)
         weight = before.values.get("weight")
         own = isinstance(weight, fx.Node) and trace.parameters.get(weight) == f"{before.module}.weight"
+        if isinstance(weight, fx.Node) and len(weight.users) > 1:  # one layer under two names
+            continue
         if own and type(norm) in _NORMS and _takes(layer, before):
             found.append((before.module, call.module))
     return found
@@ -118,7 +120,8 @@ def _settle(module: nn.Module, state: State) -> None:
     if scale != 1:
         for name in ("weight", "bias"):
             if (parameter := module._parameters.get(name)) is not None:
-                parameter.mul_(scale)
+                scaled = nn.Parameter(parameter * scale, requires_grad=parameter.requires_grad)
+                module._parameters[name] = scaled  # a new one: others may share the old
 
 
 def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:

@@ -133,6 +133,8 @@ def _matching(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
         raise ConversionError(
             f"tie takes a list of sets of group names, such as [['layer1.*.conv1']]; got the text {patterns!r}"
         )
+    if not patterns:
+        raise ConversionError("tie: a set of groups is empty; leave it out")
     matched: dict[str, None] = {}
     for pattern in patterns:
         found = [name for name in known if fnmatchcase(name, pattern) or name == pattern]

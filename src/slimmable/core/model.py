@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +16,7 @@ from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm, State
+from slimmable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from slimmable.core.analysis import Analysis
@@ -85,8 +87,8 @@ class SlimmableModel(nn.Module):
 
     @property
     def switches(self) -> tuple[Widths, ...]:
-        """Widths with private batch norm, widest first as they were given; empty where batch norm is shared."""
-        return tuple(widths for widths, table in self._state.tables.items() if table.kind == "private")
+        """The fixed list of widths that the network was converted for; empty where it runs at any width."""
+        return self._state.switches
 
     @property
     def tracked(self) -> tuple[Widths, ...]:
@@ -139,7 +141,24 @@ class SlimmableModel(nn.Module):
             state.require_current()
         elif torch.is_grad_enabled():
             state.trained += 1
+        if torch.is_grad_enabled():
+            state.passes += 1
         return self.model(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SlimmableModel:
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        for widths in self.calibrated:
+            table = copied.table(widths)
+            if table is not None:
+                copied.stamp(table)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise CheckpointError(
+            "a converted network cannot be pickled; use slimmable.save(net, path), or pickle net.extract(widths)"
+        )
 
     def shared_gradients(self) -> AbstractContextManager[Callable[[], None]]:
         """Train several widths on one set of weights without a copy of any (see :mod:`slimmable.core.state`).
@@ -229,7 +248,7 @@ class SlimmableModel(nn.Module):
         check_description(self, found)
         own = self._state
         like = next((buffer for table in own.tables.values() for buffer in table.buffers()), torch.zeros(()))
-        before, own.tables = own.tables, {}
+        before, tables = own.tables, dict[Widths, NormTable]()
         for entry in found["tables"]:
             widths, kind, ready = self.space.widths(entry["widths"]), entry["kind"], entry["ready"]
             table = before.get(widths)
@@ -238,8 +257,9 @@ class SlimmableModel(nn.Module):
                 table = NormTable(widths, kind, tensors, given=ready and kind != "calibrated")
             if ready and kind == "calibrated":
                 self._to_stamp.append(table)
-            own.tables[widths] = table
-        self.tables = nn.ModuleList(own.tables.values()).train(self.training)
+            tables[widths] = table
+        own.tables = tables
+        self.tables = nn.ModuleList(tables.values()).train(self.training)
         own.drop()
 
     def _stamp_loaded(self, keys: Any) -> None:

@@ -78,6 +78,7 @@ class Findings:
         attributes: Module attributes that follow an axis, by module path and name (several extents for a tuple).
         macs: Multiply-accumulates by module.
         norms: Buffers that hold running means and variances: calling module, mean, variance.
+        unknown: Calls without a rule that read parameters, and the reason that holds them.
         outer: Ambiguous splits whose outer factor is to vary.
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.
     """
@@ -88,6 +89,7 @@ class Findings:
     attributes: dict[tuple[str, str], tuple[Extent, ...]] = field(default_factory=dict)
     macs: list[tuple[str, Term]] = field(default_factory=list)
     norms: list[tuple[str, fx.Node, fx.Node]] = field(default_factory=list)
+    unknown: list[tuple[Call, Pin]] = field(default_factory=list)
     outer: frozenset[Choice] = frozenset()
     inner: dict[Choice, Layout] = field(default_factory=dict)
 
@@ -251,6 +253,7 @@ class Operator:
         return outputs
 
     def _unknown(self) -> list[Axes]:
+        self._findings.unknown.append((self.call, self.because("the operator has no rule")))
         for node in self.call.node.all_input_nodes:
             for axes in self._findings.axes.get(node, []):
                 self.pin(axes, "the operator has no rule")

@@ -201,4 +201,6 @@ def module_classes(model: nn.Module, path: str) -> list[str]:
     """Paths of all modules of the class of the one at ``path``."""
     path = re.sub(r"@\d+$", "", path)
     cls = type(model.get_submodule(path))
+    if cls.__module__.startswith("torch.nn.modules") and not list(model.get_submodule(path).children()):
+        return [path]  # a layer such as a convolution: others of its class have nothing to do with it
     return [other for other, module in model.named_modules() if type(module) is cls]

@@ -36,9 +36,9 @@ class PinReport:
     channels: int
     of: int
     reason: str
-    operator: str
-    module: str
-    line: str
+    operator: str = ""
+    module: str = ""
+    line: str = ""
 
     def __str__(self) -> str:
         where = (
@@ -59,6 +59,7 @@ class ConversionReport:
         pinned: What does not, and why.
         layers: Convolution, linear and embedding layers that the network runs.
         elastic: Those of them with an input or output that varies.
+        uncounted: Layers whose multiply-accumulates no cost counts, as their operator is not known.
         unreached: Parameters that the network did not read on the example; they stay as they are.
     """
 
@@ -66,6 +67,7 @@ class ConversionReport:
     pinned: tuple[PinReport, ...]
     layers: tuple[str, ...]
     elastic: tuple[str, ...]
+    uncounted: tuple[str, ...]
     unreached: tuple[str, ...]
     space: WidthSpace
 
@@ -78,6 +80,8 @@ class ConversionReport:
         ]
         if self.pinned:
             lines += ["fixed:", *(f"  {pin}" for pin in self.pinned)]
+        if self.uncounted:
+            lines += [f"not counted in MACs: {', '.join(self.uncounted)}"]
         if self.unreached:
             lines += [f"not reached by the example: {', '.join(self.unreached)}"]
         return "\n".join(lines)
@@ -92,6 +96,7 @@ class ConversionReport:
             "pinned": [dict(vars(pin)) for pin in self.pinned],
             "layers": list(self.layers),
             "elastic": list(self.elastic),
+            "uncounted": list(self.uncounted),
             "unreached": list(self.unreached),
             "space": self.space.to_json(),
         }

@@ -7,13 +7,17 @@ network's groups; *widths* say how many channels of each group are kept. Nothing
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from slimmable.errors import WidthError
+
+Generator: TypeAlias = Random | Any
+"""What random widths are drawn with: a ``random.Random`` or a ``torch.Generator``."""
 
 
 def make_divisible(value: float, divisor: int) -> int:
@@ -184,22 +188,26 @@ class WidthSpace:
 
     @cached_property
     def dimensions(self) -> tuple[tuple[WidthGroup, ...], ...]:
-        """The independent widths: each a tuple of groups that share one ratio; its first one, the largest, leads."""
+        """The independent widths: each a tuple of groups that share one ratio; its first one, the finest, leads.
+
+        Groups whose divisor leaves one choice are no width of their own.
+        """
         of_tie = {name: tie for tie in self.ties for name in tie}
         sets: dict[tuple[str, ...], list[WidthGroup]] = {}
         for group in self.groups:
             sets.setdefault(of_tie.get(group.name, (group.name,)), []).append(group)
-        return tuple(tuple(sorted(members, key=lambda group: -group.base)) for members in sets.values())
+        led = (sorted(members, key=lambda group: (-len(group.choices), -group.base)) for members in sets.values())
+        return tuple(tuple(members) for members in led if len(members[0].choices) > 1)
 
     @property
     def largest(self) -> Widths:
         """Every group at its maximum."""
-        return Widths(self.names, tuple(group.maximum for group in self.groups))
+        return self._led({leader.name: leader.maximum for leader, *_ in self.dimensions})
 
     @property
     def smallest(self) -> Widths:
         """Every group at its minimum."""
-        return Widths(self.names, tuple(group.minimum for group in self.groups))
+        return self._led({leader.name: leader.minimum for leader, *_ in self.dimensions})
 
     @property
     def base(self) -> Widths:
@@ -212,7 +220,7 @@ class WidthSpace:
         Raises:
             WidthError: ``ratio`` lies outside ``[min_ratio, max_ratio]``.
         """
-        if not self.min_ratio - 1e-9 <= ratio <= self.max_ratio + 1e-9:
+        if not isinstance(ratio, int | float) or not self.min_ratio - 1e-9 <= ratio <= self.max_ratio + 1e-9:
             raise WidthError(
                 f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]; "
                 "convert the network with another min_ratio or max_ratio to reach it"
@@ -232,15 +240,21 @@ class WidthSpace:
                 raise WidthError(f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]")
         return self._at_ratios(ratios, follow=False)
 
-    def random(self, generator: Random) -> Widths:
-        """One ratio for every independent width, drawn uniformly from the range (non-uniform US-Net)."""
-        return self._at_ratios(
-            [generator.uniform(self.min_ratio, self.max_ratio) for _ in self.dimensions], follow=False
-        )
+    def random(self, generator: Generator) -> Widths:
+        """One ratio for every independent width, drawn uniformly from the range (non-uniform US-Net).
 
-    def random_uniform(self, generator: Random) -> Widths:
-        """One ratio for the whole network, drawn uniformly from the range (US-Net's sandwich rule)."""
-        return self.uniform(generator.uniform(self.min_ratio, self.max_ratio))
+        Args:
+            generator: A ``random.Random`` or a ``torch.Generator``.
+        """
+        return self._at_ratios([self._drawn(generator) for _ in self.dimensions], follow=False)
+
+    def random_uniform(self, generator: Generator) -> Widths:
+        """One ratio for the whole network, drawn uniformly from the range (US-Net's sandwich rule).
+
+        Args:
+            generator: A ``random.Random`` or a ``torch.Generator``.
+        """
+        return self.uniform(self._drawn(generator))
 
     def widths(self, channels: Mapping[str, int] | Sequence[int]) -> Widths:
         """Checked widths from channels by name, or from channels in the order of the groups.
@@ -272,12 +286,14 @@ class WidthSpace:
             )
         if widths.names != self.names:
             theirs, ours = set(widths.names), set(self.names)
+            if theirs == ours:
+                raise WidthError("these widths name the groups in another order; read them with space.widths(mapping)")
             raise WidthError(
                 "these widths belong to another space: "
                 f"unknown groups {sorted(theirs - ours)[:5]}, missing groups {sorted(ours - theirs)[:5]}"
             )
         for group, kept in zip(self.groups, widths.channels, strict=True):
-            if kept not in group.choices:
+            if kept not in group.choices or not isinstance(kept, int):
                 raise WidthError(
                     f"group {group.name!r} cannot keep {kept} channels; it takes {_listed(group.choices)}; "
                     f"the nearest is {group.snap(kept)}"
@@ -311,17 +327,37 @@ class WidthSpace:
         return WidthSpace(tuple(groups), value["min_ratio"], value["max_ratio"], ties)
 
     def _at_ratios(self, ratios: Iterable[float], *, follow: bool) -> Widths:
-        kept: dict[str, int] = {}
-        for (leader, *others), ratio in zip(self.dimensions, ratios, strict=True):
-            kept[leader.name] = leader.at(ratio)
+        leaders = (leader for leader, *_ in self.dimensions)
+        widths = self._led({leader.name: leader.at(ratio) for leader, ratio in zip(leaders, ratios, strict=True)})
+        if not follow:
+            return widths
+        kept = dict(widths)
+        for group in self._follow_order():
+            assert group.follows is not None
+            leader_name, factor = group.follows
+            kept[group.name] = group.snap(factor * kept[leader_name])
+        return Widths.of(kept)
+
+    def _led(self, leaders: Mapping[str, int]) -> Widths:
+        """Widths from the channels of the groups that lead; those with one choice keep it."""
+        kept = {group.name: group.base for group in self.groups}
+        for leader, *others in self.dimensions:
+            kept[leader.name] = leaders[leader.name]
             for group in others:
-                kept[group.name] = _tied(leader, kept[leader.name], group)
-        if follow:
-            for group in self._follow_order():
-                assert group.follows is not None
-                leader_name, factor = group.follows
-                kept[group.name] = group.snap(factor * kept[leader_name])
-        return Widths(self.names, tuple(kept[name] for name in self.names))
+                kept[group.name] = _tied(leader, leaders[leader.name], group)
+        return Widths.of(kept)
+
+    def _drawn(self, generator: Generator) -> float:
+        """A ratio drawn uniformly from the range."""
+        if isinstance(generator, Random):
+            return generator.uniform(self.min_ratio, self.max_ratio)
+        if type(generator).__module__.partition(".")[0] != "torch":
+            raise WidthError(f"expected a random.Random or a torch.Generator to draw from, got {generator!r}")
+        torch = sys.modules[
+            "torch"
+        ]  # loaded, since one of its generators is here; nothing else in this module needs it
+        share = torch.rand((), generator=generator, dtype=torch.float64).item()
+        return self.min_ratio + share * (self.max_ratio - self.min_ratio)
 
     def _follow_order(self) -> list[WidthGroup]:
         """Groups that follow another one, each behind the one it follows."""
@@ -339,6 +375,8 @@ class WidthSpace:
 
 def _tied(leader: WidthGroup, kept: int, group: WidthGroup) -> int:
     """Channels of ``group`` at the ratio of ``leader``, whose ``kept`` channels say which."""
+    if kept == leader.base:
+        return group.base
     if kept == leader.maximum:
         return group.maximum
     return group.minimum if kept == leader.minimum else group.at(kept / leader.base)

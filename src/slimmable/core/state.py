@@ -83,10 +83,12 @@ class State:
         self.maximum = space.largest.channels
         self.norm_layers = tuple(norm_layers)
         self.batch_norm: BatchNorm = batch_norm
+        self.switches: tuple[Widths, ...] = ()
         self.slots: list[Slot] = []
         self.tables: dict[Widths, NormTable] = {}
         self.shares_gradients = False
         self.trained = 0
+        self.passes = 0
         self.widths = space.base
         self.plan: Plan
         self.active: list[Any]
@@ -147,7 +149,7 @@ class State:
             return self.plan.values[index]
         if not torch.is_grad_enabled() and not slot.module.training:
             known = self.plan.packed.get(index)
-            if known is None or known[0]._version + self.trained != known[1]:
+            if known is None or known[0]._version + self.passes != known[1]:
                 known = self.plan.packed[index] = self._pack(index, slot)
             return known[2]
         return _gather(slot.full, self._cuts(index, slot, slot.full))
@@ -165,7 +167,7 @@ class State:
         full = slot.full
         with torch.inference_mode(False):
             part = _gather(full.detach(), self._cuts(index, slot, full))
-            return full, full._version + self.trained, part.contiguous(memory_format=memory_format(full))
+            return full, full._version + self.passes, part.contiguous(memory_format=memory_format(full))
 
     @contextmanager
     def share_gradients(self) -> Iterator[Callable[[], None]]:
@@ -221,7 +223,8 @@ class State:
     def version(self) -> int:
         """A number that grows whenever a full parameter is changed in place, and with every forward pass that trains.
 
-        (Fused optimizers write past the counters of their parameters; a forward pass in training announces them.)
+        (Fused optimizers write past the counters of their parameters; a forward pass in training announces them. What
+        is written through ``.data``, or by a fused optimizer while all is in evaluation mode, goes unseen.)
         """
         return self.trained + sum(tensor._version for tensor in self._tensors())
 

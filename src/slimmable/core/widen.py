@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimmable.core.axes import Axis
+from slimmable.core.slots import memory_format
 
 
 def widen(
@@ -60,4 +61,4 @@ def _grown(
         runs = axis.active(given, maximum)
         places.append(torch.cat([torch.arange(start, start + length) for start, length in runs]))
     new[torch.meshgrid(*places, indexing="ij")] = old
-    return new
+    return new.contiguous(memory_format=memory_format(old))

@@ -67,6 +67,10 @@ def calibrate(
         ...     net(torch.zeros(1, 1, 8, 8)).shape
         torch.Size([1, 2, 4, 4])
     """
+    if isinstance(widths_list, Widths):
+        raise CalibrationError("calibrate takes a list of widths; put these into one: [widths]")
+    if isinstance(batches, Tensor):
+        raise CalibrationError("calibrate takes batches of inputs; put the one tensor into a list: [images]")
     wanted = list(dict.fromkeys(widths_list))
     for widths in wanted:
         net.space.check(widths)
@@ -152,7 +156,7 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
     """
     modules = [layer.module for layer in net.norm_layers]
     modes = [(module, module.training) for module in net.modules()]
-    momenta = [module.momentum for module in modules]
+    momenta = [{key: value for key, value in vars(module).items() if key == "momentum"} for module in modules]
     known = {widths: table for widths in net.stored if (table := net.table(widths)) is not None}
     before = {
         widths: {name: buffer.clone() for name, buffer in known[widths].named_buffers()}
@@ -164,8 +168,10 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
     def gather(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], _output: Any) -> None:
             moments, table, momentum = now
-            values = inputs[0].numel() / inputs[0].shape[1]
-            moments[index].add(values, table.value(index, "mean"), table.value(index, "var"), momentum)
+            x, mean = inputs[0], table.value(index, "mean")
+            if moments[index].batches == 0 and moments[index].pooled:
+                _require_own_mean(net.norm_layers[index].path, x, mean)
+            moments[index].add(x.numel() / x.shape[1], mean, table.value(index, "var"), momentum)
 
         return hook
 
@@ -184,7 +190,7 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
         net.eval()
         for module in modules:
             module.train()
-            module.momentum = 1.0  # pyright: ignore[reportArgumentType]
+            vars(module)["momentum"] = 1.0
         for widths in wanted:
             table = known.get(widths) or net.new_table(widths)
             if table.kind == "calibrated":
@@ -197,13 +203,24 @@ def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callab
         for handle in handles:
             handle.remove()
         for module, momentum in zip(modules, momenta, strict=True):
-            module.momentum = momentum
+            vars(module).pop("momentum", None)
+            vars(module).update(momentum)
         for module, mode in modes:
             module.training = mode
         net.tables.train(net.training)
         for widths, buffers in before.items():
             for name, buffer in known[widths].named_buffers():
                 buffer.copy_(buffers[name])
+
+
+def _require_own_mean(path: str, x: Tensor, found: Tensor) -> None:
+    """Pass if a layer left the mean of this batch alone in its buffer."""
+    mean = x.transpose(0, 1).flatten(1).mean(1)
+    if not torch.allclose(found.to(mean.dtype), mean, rtol=1e-2, atol=1e-2 * float(x.std()) + 1e-12, equal_nan=True):
+        raise CalibrationError(
+            f"layer {path!r} does not follow its attribute 'momentum', by which its statistics are measured; "
+            "let its forward pass self.momentum to batch_norm, or use PyTorch's own layer"
+        )
 
 
 def _require_finite(net: SlimmableModel, widths: Widths, moments: Sequence[_Moments]) -> None:
