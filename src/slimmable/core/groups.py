@@ -99,12 +99,22 @@ def _openers(analysis: Analysis) -> tuple[dict[int, str], dict[int, int]]:
 
 def _group(name: str, count: int, unit: int, ranges: Ranges) -> WidthGroup:
     base = count * unit
-    divisor = math.lcm(ranges.divisor, unit)
+    divisor = _step(base, unit, ranges.divisor)
     largest = base if ranges.max_ratio == 1 else max(base, make_divisible(base * ranges.max_ratio, divisor))
     smallest = min(base, make_divisible(base * ranges.min_ratio, divisor))
     if ranges.min_ratio == 1:
         smallest = base
     return WidthGroup(name=name, base=base, minimum=smallest, maximum=largest, divisor=divisor)
+
+
+def _step(base: int, unit: int, divisor: int) -> int:
+    """Channels between two choices: a multiple of ``unit`` and, as far as at least two choices remain, of ``divisor``.
+
+    A convolution in 13 groups of 8 channels takes 52 or 104 channels: multiples of 13 and of 8 would leave 104 alone.
+    """
+    shared = [part for part in range(divisor, 0, -1) if divisor % part == 0]
+    steps = [math.lcm(part, unit) for part in shared]
+    return steps[0] if unit == 1 else next((step for step in steps if base >= 2 * step), steps[-1])
 
 
 def _following(each: WidthGroup, rule: tuple[str, int], groups: Mapping[str, WidthGroup]) -> WidthGroup:
