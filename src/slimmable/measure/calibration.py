@@ -40,7 +40,7 @@ def calibrate(
 
     Args:
         net: A converted network, on any device.
-        batches: Training inputs under the transform of evaluation: tensors ``(N, ...)``, or tuples of positional
+        batches: Training inputs, varied as in training: tensors ``(N, ...)``, or tuples of positional
             arguments. Read once, whatever the number of widths; moved to the network's device.
         widths_list: Widths to measure, uniform or per layer.
         method: ``"exact"`` moments, or a ``"moving"`` average with ``momentum`` as during training.

@@ -139,7 +139,7 @@ class CalibrationSettings(Section):
     """How statistics are measured after training: for all widths to be evaluated, exactly.
 
     Attributes:
-        samples: Random training images, under the transform of evaluation.
+        samples: Random training images, varied as in training.
     """
 
     samples: int = Field(default=2000, ge=1)

@@ -107,7 +107,7 @@ class ClassificationTask:
         return self.pipeline.plain_batches("test", device=self.device)
 
     def calibration_batches(self, *, samples: int, seed: int) -> ModelInputs:
-        """Up to ``samples`` random training images under the transform of evaluation, without labels."""
+        """Up to ``samples`` random training images, varied as in training, without labels."""
         return self.pipeline.calibration_batches(samples=samples, seed=seed, device=self.device)
 
     def forward(self, net: nn.Module, batch: ImageBatch) -> Tensor:

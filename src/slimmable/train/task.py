@@ -84,7 +84,7 @@ class Task(Protocol):
         ...
 
     def calibration_batches(self, *, samples: int, seed: int) -> Iterable[tuple[Tensor, ...]]:
-        """Positional model inputs of training data under the transform of evaluation."""
+        """Positional model inputs of training data, varied as in training."""
         ...
 
     def forward(self, net: nn.Module, batch: Batch) -> Outputs:
