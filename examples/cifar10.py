@@ -4,8 +4,8 @@ A small ResNet is trained with the same loop, data, epochs, optimizer and schedu
 
 * independent networks, built natively at 4 widths: the curve to match, at the price of 4 trainings and 4 networks;
 * S-Net: one set of weights, 4 switches with private batch norm;
-* US-Net: one set of weights for any width, by the sandwich rule and calibration. Every width learns from the labels,
-  as this training is short: in-place distillation (``--distill``) asks for a teacher that is well trained;
+* US-Net: one set of weights for any width, by the sandwich rule and calibration. Every width learns from the labels:
+  in trainings as short as this one they did better than in-place distillation (``--distill``);
 * naive sharing: one set of weights and one batch norm for 4 widths, which fails.
 
 US-Net is measured at 16 widths against the independent networks' curve, and once more without calibration: with the

@@ -131,8 +131,8 @@ class ImagePipeline:
     def calibration_batches(self, *, samples: int, seed: int, device: torch.device) -> ModelInputs:
         """Up to ``samples`` training images in random order, varied as in training.
 
-        Plain training images are what the network knows best; statistics of varied ones fit unseen images better (by 1
-        to 2 points of accuracy on a small subset of CIFAR-10).
+        Plain training images are what the network knows best; statistics of varied ones fit unseen images better (by
+        0.6 to 1.9 points of accuracy at four widths, on 2,000 images of CIFAR-10).
         """
         return ModelInputs(batches=self.train_batches(epoch=_CALIBRATION, seed=seed, device=device), samples=samples)
 
