@@ -185,9 +185,9 @@ def main() -> None:
     """Run the comparison; see ``--help``."""
     parser = argparse.ArgumentParser(description="Compare ways to one network at several widths on CIFAR-10.")
     parser.add_argument("folder", type=Path, help="with train/CLASS/* and test/CLASS/*")
-    parser.add_argument("--train-samples", type=int, default=2000)
+    parser.add_argument("--train-samples", type=int, default=1000)
     parser.add_argument("--test-samples", type=int, default=None, help="all of them by default")
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--distill", action="store_true", help="let the widest width teach the others of the US-Net")

@@ -18,7 +18,7 @@ _MAXIMUM_PASSES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A parameter axis where a width begins."""
+    """A parameter axis where a width begins; for a computed weight, that of the parameter it is computed from."""
 
     parameter: str
     axis: int
@@ -51,7 +51,9 @@ class Analysis:
         buffers: Names of those of ``parameters`` that are buffers.
         gains: Names of those whose neutral value is 1.
         norms: Buffers of running statistics: module, mean, variance.
+        outer: Modules in whose reshapes the outer factor varies: the number of heads.
         tensors: For every node its outputs' layouts (empty for inputs of fixed size).
+        expected: Arguments of calls that are the size of an axis, by node and name.
         trace: The graph in evaluation mode.
     """
 
@@ -66,7 +68,9 @@ class Analysis:
     norms: tuple[tuple[str, str, str], ...]
     buffers: frozenset[str]
     gains: frozenset[str]
+    outer: frozenset[str]
     tensors: dict[fx.Node, tuple[Axes, ...]]
+    expected: dict[tuple[fx.Node, str], Layout]
     trace: Trace
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Analysis:
@@ -78,11 +82,15 @@ class Holds:
     """Modules in which widths do not vary: reasons by path.
 
     Attributes:
+        joined: Their code takes one size for several: axes of equal size in them are one.
+        inner: Their reshapes split off a fixed number of parts (of heads), whose width varies if anything does.
         outputs: Their layers' outputs stay at full width.
         sizes: Their own code fixes sizes: what their reshapes and slices touch stays.
         everything: They run at one width only: what any of their operators touches stays.
     """
 
+    joined: set[str] = field(default_factory=set)
+    inner: set[str] = field(default_factory=set)
     outputs: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, str] = field(default_factory=dict)
     everything: dict[str, str] = field(default_factory=dict)
@@ -92,8 +100,8 @@ def analyse(trace: Trace, *, holds: Holds, aliases: Mapping[str, str], training:
     """The width groups of a traced network.
 
     A reshape that splits channels in two leaves open which factor varies. The inner one is tried first; where
-    everything that follows pins it (attention pins the width of its heads), the graph is analysed again with the
-    outer one.
+    everything that follows pins it, or a product of two activations sums over it (the width of attention heads), the
+    graph is analysed again with the outer one in all reshapes of that module.
 
     Args:
         trace: The graph.
@@ -103,13 +111,29 @@ def analyse(trace: Trace, *, holds: Holds, aliases: Mapping[str, str], training:
     """
     findings = _apply_all(trace, training, frozenset(), holds, aliases)
     for _ in range(_MAXIMUM_PASSES):
-        variables = findings.variables
-        futile = {key for key, layout in findings.inner.items() if not variables.free(layout)} - findings.outer
+        futile = _futile(trace, findings, holds)
         if not futile:
             break
-        innermost = {max(key for key in futile if key[0] == node) for node, _ in futile}
-        findings = _apply_all(trace, training, findings.outer | innermost, holds, aliases)
+        findings = _apply_all(trace, training, findings.outer | futile, holds, aliases)
     return _conclude(trace, training, findings, aliases)
+
+
+def _futile(trace: Trace, findings: Findings, holds: Holds) -> set[Choice]:
+    """Splits whose outer factor is to vary next: the finest of each module in which an inner one cannot vary."""
+    variables = findings.variables
+    contracted = {var for layout in findings.contracted for var in variables.free(layout)}
+    flipped = {node for node, _ in findings.outer}
+    module_of = {call.node.name: call.module for call in trace.calls}
+    choices: dict[str, dict[Choice, int]] = {}
+    modules: set[str] = set()
+    for key, layout in findings.inner.items():
+        module, free = module_of.get(key[0], ""), set(variables.free(layout))
+        if key not in findings.outer and module not in holds.inner:
+            choices.setdefault(module, {})[key] = variables.size(layout)
+            if not free or (free & contracted and key[0] not in flipped):
+                modules.add(module)
+    finest = {module: min(choices[module].values()) for module in modules}
+    return {key for module in modules for key, size in choices[module].items() if size == finest[module]}
 
 
 def _apply_all(
@@ -120,7 +144,8 @@ def _apply_all(
     aliases: Mapping[str, str],
 ) -> Findings:
     """One pass over both graphs, which share parameters; costs are those of evaluation."""
-    findings = Findings(outer=outer)
+    findings = Findings(outer=outer, sizes=trace.sizes, origins=trace.origins)
+    findings.names = trace.parameters | (training.parameters if training else {})
     known: dict[str, Axes] = {}
     _run(trace, findings, known, holds, aliases)
     macs = list(findings.macs)
@@ -139,6 +164,7 @@ def _run(
 ) -> None:
     """Apply every operator's rule; ``known`` holds the axes of parameters that were met before."""
     variables = findings.variables
+    joined: dict[tuple[str, int], Layout] = {}
     for node in trace.inputs:
         findings.axes[node] = [tuple((Block(None, size),) for size in shape) for shape in shapes_of(node)]
     for call in trace.calls:
@@ -154,6 +180,7 @@ def _run(
         for node, axis, module in findings.opened[before:]:
             if reason := _covering(holds.outputs, module):
                 variables.pin(findings.axes[node][0][axis], Pin(reason=reason, module=module, line=call.line))
+        _follow_sizes(call, findings, joined, holds)
         stopped = holds.sizes.get(call.module) if call.name.startswith(_SIZED) else None
         if reason := stopped or _covering(holds.everything, call.module):
             for node in (call.node, *call.node.all_input_nodes):
@@ -163,6 +190,25 @@ def _run(
         why = Pin(reason="is the network's output", operator="output")
         for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
             variables.pin(layout, why)
+
+
+def _follow_sizes(call: Call, findings: Findings, joined: dict[tuple[str, int], Layout], holds: Holds) -> None:
+    """Note attributes that may be sizes of the call's axes; where sizes are joined, make axes of equal size agree."""
+    variables = findings.variables
+    produced = [layout for axes in findings.axes[call.node] for layout in axes]
+    why = Pin(reason="its code takes one size for both", operator=call.name, module=call.module, line=call.line)
+    for module in (call.module, call.module.rpartition(".")[0]):
+        if module not in holds.joined:
+            continue
+        seen = [node for node in call.node.all_input_nodes if module == call.module or node.op != "placeholder"]
+        for layout in [*produced, *(layout for node in seen for axes in findings.axes[node] for layout in axes)]:
+            if variables.free(layout):
+                variables.unify(joined.setdefault((module, variables.size(layout)), layout), layout, why)
+                findings.guess(module, (layout,))
+    if call.module not in holds.joined | {*holds.sizes} and call.name.startswith(_SIZED):
+        for position, layout in enumerate(produced):
+            if variables.free(layout):
+                findings.guess(call.module, (layout,), (len(produced), position))
 
 
 _SIZED = tuple(
@@ -186,36 +232,64 @@ def _covering(held: Mapping[str, str], module: str) -> str | None:
 def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases: Mapping[str, str]) -> Analysis:
     variables = findings.variables
     resolve = variables.resolve
-    placeholders = trace.parameters | (training.parameters if training else {})
-    name_of = {node: aliases.get(name, name) for node, name in placeholders.items()}
+    name_of = {node: aliases.get(name, name) for node, name in findings.names.items()}
     parameters: dict[str, Axes] = {}
     for node, name in name_of.items():
         if node in findings.axes:
             parameters[name] = tuple(resolve(layout) for layout in findings.axes[node][0])
     free = dict.fromkeys(var for axes in parameters.values() for layout in axes for var in variables.free(layout))
-    opened = tuple(
-        Opened(parameter=name_of[node], axis=axis, module=module)
-        for node, axis, module in findings.opened
-        if node in name_of
-    )
+    module_of = {call.node.name: call.module for call in trace.calls}
+    opened = tuple(each for entry in findings.opened if (each := _opened(findings, name_of, *entry)))
     return Analysis(
         variables={var: variables.units(var) for var in free},
         parameters=parameters,
         opened=opened,
         fixed=tuple(_fixed(variables, findings)),
-        attributes={
-            key: tuple(Extent(layout=resolve(e.layout), multiply=e.multiply, divide=e.divide) for e in extents)
-            for key, extents in findings.attributes.items()
-        },
+        attributes=_attributes(findings),
         layers=tuple(dict.fromkeys(_layers(findings, name_of))),
         uncounted=tuple(dict.fromkeys(call.module for call, _ in findings.unknown if _reads_parameters(call))),
         macs=tuple((module, _resolved(term, resolve)) for module, term in findings.macs),
         norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
         buffers=trace.buffers | (training.buffers if training else frozenset()),
+        outer=frozenset(module_of.get(node, "") for node, _ in findings.outer),
         gains=frozenset(_gains(trace, name_of)) | frozenset(_gains(training, name_of) if training else ()),
         tensors={node: tuple(tuple(map(resolve, axes)) for axes in outputs) for node, outputs in findings.axes.items()},
+        expected={key: resolve(layout) for key, layout in findings.expected.items()},
         trace=trace,
     )
+
+
+def _opened(findings: Findings, name_of: Mapping[fx.Node, str], node: fx.Node, axis: int, module: str) -> Opened | None:
+    """The parameter behind a weight's axis: itself, or the first of those it is computed from that has the axis."""
+    resolve = findings.variables.resolve
+    wanted = resolve(findings.axes[node][0][axis])
+    if node in name_of:
+        return Opened(parameter=name_of[node], axis=axis, module=module)
+    waiting, seen = [*node.all_input_nodes], {node}
+    while waiting and findings.variables.free(wanted):
+        source = waiting.pop(0)
+        if source in name_of:
+            found = [place for place, layout in enumerate(findings.axes[source][0]) if resolve(layout) == wanted]
+            if found:
+                return Opened(parameter=name_of[source], axis=found[0], module=module)
+        elif source not in seen:
+            seen.add(source)
+            waiting += source.all_input_nodes
+    return None
+
+
+def _attributes(findings: Findings) -> dict[tuple[str, str], tuple[Extent, ...]]:
+    """What every attribute follows: what a rule says or, of what it may be, the first that varies."""
+    resolve, free = findings.variables.resolve, findings.variables.free
+    guessed = {
+        key: tuple(Extent(layout=layout) for layout in next((axes for axes in found if any(map(free, axes))), ()))
+        for key, found in findings.guesses.items()
+    }
+    return {
+        key: tuple(Extent(layout=resolve(e.layout), multiply=e.multiply, divide=e.divide) for e in extents)
+        for key, extents in (guessed | findings.attributes).items()
+        if extents
+    }
 
 
 def _gains(trace: Trace, name_of: Mapping[fx.Node, str]) -> Iterable[str]:
@@ -253,8 +327,9 @@ def _fixed(variables: Variables, findings: Findings) -> Iterable[Fixed]:
             if why is not None:
                 reasons[why] = reasons.get(why, 0) + span
         if not reasons and not variables.free(layout):
-            why = Pin(reason="it falls into parts too small to vary, or its weight is computed by an unknown operator")
-            reasons[why] = variables.size(layout)
+            size = variables.size(layout)
+            small = "it falls into parts too small to vary, or its weight is computed by an unknown operator"
+            reasons[Pin(reason="it has a single channel" if size == 1 else small)] = size
         for why, channels in reasons.items():
             yield Fixed(module=module, channels=channels, of=variables.size(layout), why=why)
     for call, why in findings.unknown:

@@ -139,10 +139,9 @@ def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Gr
     given = grouping.space.base.channels
     for (path, name), extents in analysis.attributes.items():
         module = model.get_submodule(path)
-        slot = SizeSlot(tuple(grouping.axis(e.layout) for e in extents), extents[0].multiply, extents[0].divide, False)
         value = module.__dict__.get(name)
-        if isinstance(value, tuple):
-            slot = SizeSlot(slot.axes, slot.multiply, slot.divide, True)
+        kind = type(value) if isinstance(value, tuple | list) else int
+        slot = SizeSlot(tuple(grouping.axis(e.layout) for e in extents), extents[0].multiply, extents[0].divide, kind)
         if any(axis.varies for axis in slot.axes) and value == slot.value(given):
             slots.add(slots.sizes, module, name, slot)
 
@@ -192,6 +191,10 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
                 side[grouping.index[var]][module] = None
                 if len(space.groups[grouping.index[var]].choices) > 1:
                     elastic[module] = None
+    for module, term in analysis.macs:  # a layer may slide over an axis that varies, and have weights that do not
+        its = (block.var for layout in term.layouts for block in layout if block.var is not None)
+        if any(len(space.groups[grouping.index[var]].choices) > 1 for var in its):
+            elastic[module] = None
     for i, made in producers.items():
         if not made:  # a bare parameter opens the group
             made[next(iter(consumers[i]))] = None

@@ -109,7 +109,7 @@ def convert(
         try:
             _prove_narrow(original, inputs, analysis, grouping)
         except NarrowFailure as failure:
-            _hold(original, graph, failure, holds)
+            _hold(original, analysis, failure, holds)
             continue
         net = assemble(
             _copied(original),
@@ -250,15 +250,21 @@ def _telling_apart(space: WidthSpace) -> Iterator[Widths]:
         yield space.at_ratios([space.min_ratio if place >> bit & 1 else 1.0 for place in range(len(space))])
 
 
-def _hold(original: nn.Module, graph: Trace, failure: NarrowFailure, holds: Holds) -> None:
+def _hold(original: nn.Module, analysis: Analysis, failure: NarrowFailure, holds: Holds) -> None:
     """Take from a failure which modules run at one width only, and hold no more of them than has to be.
 
     Raises:
         ConversionError: Everything that could be held is held already.
     """
     alike = module_classes(original, failure.module)
-    called = {call.module for call in graph.calls}
-    if any(path not in holds.sizes and path in called for path in alike):
+    called = {call.module for call in analysis.trace.calls}
+    if any(path not in holds.joined | holds.inner | {*holds.sizes} and path in called for path in alike):
+        holds.joined.update(alike)
+    elif any(path in analysis.outer and path not in holds.sizes for path in alike):
+        holds.joined.difference_update(alike)
+        holds.inner.update(alike)
+    elif any(path not in holds.sizes and path in called for path in alike):
+        holds.joined.difference_update(alike)
         holds.sizes.update(dict.fromkeys(alike, failure.reason))
     elif failure.module not in holds.outputs:
         holds.outputs.update(dict.fromkeys(alike, failure.reason))

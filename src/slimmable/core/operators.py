@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from slimmable.core.layout import Layout, Pin, Variables, constant
+from slimmable.core.origins import Origins, Size
 from slimmable.core.trace import Call, shapes_of
 from slimmable.errors import ConversionError
 
@@ -74,6 +75,7 @@ class Findings:
 
     Attributes:
         axes: Layouts of every output of every node.
+        names: Parameters and buffers behind nodes.
         opened: Parameter axes where a width begins: node, axis, calling module.
         attributes: Module attributes that follow an axis, by module path and name (several extents for a tuple).
         macs: Multiply-accumulates by module.
@@ -81,10 +83,17 @@ class Findings:
         unknown: Calls without a rule that read parameters, and the reason that holds them.
         outer: Ambiguous splits whose outer factor is to vary.
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.
+        contracted: Axes over which a product of two activations sums: the width of attention heads.
+        expected: Arguments of calls that are the size of an axis, where no shape would show another value.
+        ordered: Axes whose positions must keep their places.
+        sizes: Attributes of modules that may be the size of an axis, by path and name.
+        origins: Those of them that the code passes as sizes, where values alone do not say which.
+        guesses: Those of them that have the size of an axis where it matters, with what they may follow.
     """
 
     variables: Variables = field(default_factory=Variables)
     axes: dict[fx.Node, list[Axes]] = field(default_factory=dict)
+    names: dict[Any, str] = field(default_factory=dict)
     opened: list[tuple[fx.Node, int, str]] = field(default_factory=list)
     attributes: dict[tuple[str, str], tuple[Extent, ...]] = field(default_factory=dict)
     macs: list[tuple[str, Term]] = field(default_factory=list)
@@ -92,6 +101,34 @@ class Findings:
     unknown: list[tuple[Call, Pin]] = field(default_factory=list)
     outer: frozenset[Choice] = frozenset()
     inner: dict[Choice, Layout] = field(default_factory=dict)
+    contracted: list[Layout] = field(default_factory=list)
+    ordered: list[Layout] = field(default_factory=list)
+    expected: dict[tuple[fx.Node, str], Layout] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, Size]] = field(default_factory=dict)
+    origins: Origins = field(default_factory=dict)
+    guesses: dict[tuple[str, str], list[Axes]] = field(default_factory=dict)
+
+    def guess(self, module: str, layouts: Axes, place: tuple[int, int] | None = None) -> None:
+        """Note attributes of a module that have the size of an axis, or a tuple of them those of several.
+
+        Args:
+            module: Its path.
+            layouts: The axes.
+            place: The number of sizes that the code gave, and which of them this is.
+        """
+        sizes = tuple(map(self.variables.size, layouts))
+        wanted = sizes[0] if len(sizes) == 1 else sizes
+        names = {
+            name
+            for name, value in self.sizes.get(module, {}).items()
+            if (tuple(value) if isinstance(value, list) else value) == wanted
+        }
+        if len(names) > 1 and isinstance(wanted, int):
+            used = {name for (path, *_), found in self.origins.items() if path == module for name in found}
+            passed = self.origins.get((module, *place, wanted), frozenset()) if place else frozenset()
+            names = names & passed or names - used
+        for name in names:
+            self.guesses.setdefault((module, name), []).append(layouts)
 
 
 class Operator:
@@ -205,9 +242,34 @@ class Operator:
             self._findings.opened.append((node, axis, self.call.module))
 
     def attribute(self, name: str, *layouts: Layout, multiply: int = 1, divide: int = 1) -> None:
-        """Say that attribute ``name`` of the calling module is the size of an axis, times or over a constant."""
+        """Say that attribute ``name`` of the layer is the size of an axis, times or over a constant.
+
+        The layer is the calling module, and the one whose own ``weight`` the operator reads.
+        """
         extents = tuple(Extent(layout=layout, multiply=multiply, divide=divide) for layout in layouts)
-        self._findings.attributes[self.call.module, name] = extents
+        owner, _, own = self._findings.names.get(self.call.values.get("weight"), "").rpartition(".")
+        for module in {self.call.module, owner if own == "weight" else self.call.module}:
+            self._findings.attributes[module, name] = extents
+
+    def sized(self, *layouts: Layout) -> None:
+        """Say that the code gives the size of an axis, or of several: attributes of that value then follow."""
+        self._findings.guess(self.call.module, layouts)
+
+    def has(self, name: str) -> bool:
+        """Whether the calling module keeps a whole number as attribute ``name``."""
+        return name in self._findings.sizes.get(self.call.module, {})
+
+    def expects(self, name: str, layout: Layout) -> None:
+        """Say that an argument must be the size of an axis; conversion proves it."""
+        self._findings.expected[self.call.node, name] = layout
+
+    def order_matters(self, layout: Layout) -> None:
+        """Say that the operator treats positions of an axis by their place: they must not be sorted."""
+        self._findings.ordered.append(layout)
+
+    def contracts(self, layout: Layout) -> None:
+        """Say that a product of two activations sums over an axis: heads are dropped rather than made narrower."""
+        self._findings.contracted.append(layout)
 
     def count_macs(self, factor: int, *layouts: Layout) -> None:
         """Count ``factor`` times the product of axis sizes as multiply-accumulates of this call."""

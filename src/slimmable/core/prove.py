@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from slimmable.core.analysis import Analysis
 from slimmable.core.groups import Grouping
 from slimmable.core.space import Widths
-from slimmable.core.trace import Call, trace
+from slimmable.core.trace import Call, shapes_of, trace
 from slimmable.errors import ConversionError, SlimmableError
 
 
@@ -34,6 +34,7 @@ class Foreseen:
     def __init__(self, analysis: Analysis, grouping: Grouping, widths: Widths) -> None:
         self.calls = analysis.trace.calls
         self._tensors = analysis.tensors
+        self._expected = analysis.expected
         self._grouping = grouping
         self._channels = widths.channels
         self._of_node = {call.node: call for call in self.calls}
@@ -42,6 +43,15 @@ class Foreseen:
         """Shapes of a node's outputs."""
         axes_of = self._grouping.axis
         return [tuple(axes_of(layout).size(self._channels) for layout in axes) for axes in self._tensors[node]]
+
+    def arguments(self, node: fx.Node) -> dict[str, int]:
+        """Values of a call's arguments that are sizes of axes."""
+        axis_of = self._grouping.axis
+        return {
+            name: axis_of(layout).size(self._channels)
+            for (call, name), layout in self._expected.items()
+            if call is node
+        }
 
     def inputs(self) -> dict[str, tuple[Call, tuple[int, ...]]]:
         """For modules called once that begin with another module's tensor: the call that makes it, and its shape."""
@@ -102,14 +112,24 @@ def compare_shapes(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: 
     Raises:
         NarrowFailure: An operator differs; the failure names its module.
     """
-    found = trace(plain, example_inputs).calls
-    expected = foreseen.calls
+    found = _without_copies(trace(plain, example_inputs).calls)
+    expected = _without_copies(foreseen.calls)
     if other := _another_way(expected, found):
         raise NarrowFailure(other, "its code takes another way when narrow")
     for before, now in zip(expected, found, strict=True):
         if now.outputs != foreseen.shapes(before.node):
             difference = f"{before.name} yields {now.outputs}, foreseen were {foreseen.shapes(before.node)}"
             raise NarrowFailure(before.module, f"its code fixes a size ({difference})")
+        for name, value in foreseen.arguments(before.node).items():
+            given, length = now.values[name] or 0, shapes_of(now.values["self"])[0][now.values["dim"]]
+            if given % length != value % length:
+                difference = f"{now.name} has {name}={given}, foreseen was {value}"
+                raise NarrowFailure(before.module, f"its code fixes a size ({difference})")
+
+
+def _without_copies(calls: Sequence[Call]) -> list[Call]:
+    """Calls but for those that tracing leaves out where a tensor happens to be contiguous."""
+    return [call for call in calls if call.name not in ("aten.contiguous.default", "aten.clone.default")]
 
 
 def _another_way(expected: Sequence[Call], found: Sequence[Call]) -> str | None:

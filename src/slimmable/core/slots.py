@@ -42,18 +42,17 @@ class StatisticSlot:
 
 @dataclass(frozen=True)
 class SizeSlot:
-    """A whole-number attribute: positions of an axis times ``multiply`` over ``divide``; maybe a tuple of them."""
+    """A whole-number attribute: positions of an axis times ``multiply`` over ``divide``; maybe several of them."""
 
     axes: tuple[Axis, ...]
     multiply: int
     divide: int
-    is_tuple: bool
+    kind: type[int] | type[tuple[int, ...]] | type[list[int]]
 
-    def value(self, channels: Sequence[int]) -> int | tuple[int, ...]:
+    def value(self, channels: Sequence[int]) -> int | tuple[int, ...] | list[int]:
         """The attribute at given widths."""
-        if not self.is_tuple:
-            return self.axes[0].size(channels) * self.multiply // self.divide
-        return tuple(axis.size(channels) * self.multiply // self.divide for axis in self.axes)
+        values = (axis.size(channels) * self.multiply // self.divide for axis in self.axes)
+        return self.kind(values) if issubclass(self.kind, tuple | list) else next(values)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from slimmable.core.origins import Origins, Size, origins_of, sizes_of
 from slimmable.errors import ConversionError
 
 
@@ -44,6 +45,8 @@ class Trace:
         inputs: Placeholder nodes of the example inputs and of constants.
         outputs: Nodes that the network returns.
         batch: Leading size that all example inputs share; 1 if they share none.
+        sizes: Attributes of modules that may be sizes, by path and name.
+        origins: Those of them that the code passes as sizes, where values alone do not say which.
     """
 
     calls: tuple[Call, ...]
@@ -52,6 +55,8 @@ class Trace:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     batch: int
+    sizes: dict[str, dict[str, Size]]
+    origins: Origins
 
 
 def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
@@ -94,6 +99,8 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         inputs=tuple(inputs),
         outputs=tuple(node for node in program.graph.nodes if node.name in returned),
         batch=_batch(example_inputs),
+        sizes=sizes_of(model),
+        origins=origins_of(model, example_inputs),
     )
 
 

@@ -141,8 +141,12 @@ def test_layers_without_a_rule_are_named_as_fixed_and_uncounted():
     assert "lstm" in {pin.layer for pin in report.pinned}
 
 
-def test_group_norm_of_single_channels_says_what_it_fixes():
-    net = slimmable.convert(nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(32, 32), nn.Conv2d(32, 2, 1)), images())
+def test_group_norm_by_a_number_in_the_code_says_what_it_fixes():
+    class Normed(nn.Module):
+        def forward(self, x):
+            return nn.functional.group_norm(x, 32)
+
+    net = slimmable.convert(nn.Sequential(nn.Conv2d(3, 32, 1), Normed(), nn.Conv2d(32, 2, 1)), images())
     assert {pin.layer for pin in net.report.pinned} == {"0", "2"}
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import slimmable
 from tests.unit.core.oracle import Case, assert_slims, images, segments
@@ -81,6 +82,29 @@ class Words(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         return self.head(self.embed(words).mean(1))
+
+
+class FourGroups(nn.Module):
+    """Group norm in four groups, by a number in the code."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.group_norm(x, 4, self.weight, self.bias)
+
+
+class ChannelAttention(nn.Module):
+    """Gains from a convolution that slides over the channels (ECA)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gains = self.conv(x.mean((2, 3)).view(x.shape[0], 1, -1)).sigmoid()
+        return x * gains.view(x.shape[0], -1, 1, 1).expand_as(x)
 
 
 def with_norm(norm, before: str = "conv", after: int = 1):
@@ -172,11 +196,24 @@ CASES = {
     ),
     "root mean square norm": Case(build=with_norm(nn.RMSNorm, "linear"), full=(16,), narrow=((4,),), inputs=TOKENS),
     "group norm": Case(
-        build=with_norm(lambda c: nn.GroupNorm(4, c)),
-        full=(16,),
-        narrow=((4,), (12,)),
+        build=with_norm(lambda c: nn.GroupNorm(c // 4, c)), full=(16,), narrow=((4,), (12,)), inputs=IMAGES
+    ),
+    "group norm by a number in the code": Case(
+        build=with_norm(FourGroups), full=(16,), narrow=((4,), (12,)), inputs=IMAGES, keep=grouped_norm_keep
+    ),
+    "weight norm": Case(
+        build=lambda c, d: Seq(
+            weight_norm(conv(3, c, 3)), nn.ReLU(), weight_norm(conv(c, d, 1)), nn.ReLU(), weight_norm(conv(d, 2, 1))
+        ),
+        full=(16, 8),
+        narrow=((4, 8), (9, 3)),
         inputs=IMAGES,
-        keep=grouped_norm_keep,
+    ),
+    "efficient channel attention": Case(
+        build=lambda c: Seq(conv(3, c, 3), ChannelAttention(), nn.ReLU(), conv(c, 2, 1)),
+        full=(16,),
+        narrow=((4,), (9,)),
+        inputs=IMAGES,
     ),
     "group norm of one group": Case(
         build=with_norm(lambda c: nn.GroupNorm(1, c)), full=(16,), narrow=((4,), (9,)), inputs=IMAGES
@@ -203,10 +240,9 @@ def test_layer_slims_to_the_one_built_narrow(case):
     assert_slims(case)
 
 
-def test_spectral_norm_and_weight_norm_are_elastic_or_named():
-    """A parametrised weight is no plain tensor: its layer varies only where the conversion can prove it."""
-    layer = torch.nn.utils.parametrizations.weight_norm(conv(16, 8, 1))
+def test_spectral_norm_is_named():
+    layer = torch.nn.utils.parametrizations.spectral_norm(conv(16, 8, 1))
     net = slimmable.convert(Seq(conv(3, 16, 1), nn.ReLU(), layer, nn.ReLU(), conv(8, 2, 1)).eval(), IMAGES)
-    assert net.space.groups or net.report.pinned
+    assert {"0", "2"} <= {pin.layer for pin in net.report.pinned}
     net.set(net.space.smallest)
     assert net(*IMAGES).shape == (4, 2, 6, 6)

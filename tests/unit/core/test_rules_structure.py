@@ -278,6 +278,72 @@ def channel_shuffled_keep(full, narrow):
     return stem | {"grouped.weight": {0: b}, "grouped.bias": {0: b}}
 
 
+class Scales(nn.Module):
+    """Parts of one layer, each convolved together with the one before it (Res2Net); the code keeps their width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.stem, self.head = conv(3, 3 * width, 1), conv(3 * width, 2, 1)
+        self.convs = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = torch.split(self.stem(x), self.width, 1)
+        y = self.convs[0](first)
+        z = second + self.convs[1](F.relu(y) + second)
+        return self.head(F.relu(torch.cat([y, z, third], 1)))
+
+
+def scales_keep(full, narrow):
+    parts = segments(*[(narrow[0] // 3, full[0] // 3)] * 3)
+    return {"stem.weight": {0: parts}, "stem.bias": {0: parts}, "head.weight": {1: parts}}
+
+
+class Ghosts(nn.Module):
+    """Cheap copies beside the channels of a layer, cut to the width that the code keeps (GhostNet)."""
+
+    def __init__(self, out_chs: int, channels: int) -> None:
+        super().__init__()
+        self.out_chs = out_chs
+        self.primary, self.cheap = conv(3, channels, 1), conv(channels, channels, 3, padding=1, groups=channels)
+        self.head = conv(out_chs, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.primary(x)
+        return self.head(F.relu(torch.cat([x, F.relu(self.cheap(x))], 1)[:, : self.out_chs]))
+
+
+def ghosts_keep(full, narrow):
+    return {"head.weight": {1: segments((narrow[0], full[0]), (narrow[0], full[0]))}}
+
+
+class Branches(nn.Module):
+    """Parts of several widths, by a tuple of the code (InceptionNeXt) or by numbers (FasterNet)."""
+
+    def __init__(self, one: int, other: int, rest: int, *, how: str) -> None:
+        super().__init__()
+        self.parts, self.one, self.others, self.how = (one, other, rest), one, other + rest, how
+        self.stem = conv(3, one + other + rest, 1)
+        self.a, self.b = conv(one, one, 3, padding=1), conv(other, other, 1) if how == "tuple" else nn.Identity()
+        self.head = conv(one + other + rest, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.how == "tuple":
+            a, b, c = x.split(self.parts, 1)
+            return self.head(F.relu(torch.cat([a + self.a(a), b + self.b(b), c], 1)))
+        if self.how == "list":
+            a, b = x.split([self.one, self.others], 1)
+        else:
+            a, b = x[:, : self.one], x[:, self.one :]
+        return self.head(F.relu(torch.cat([a + self.a(a), b], 1)))
+
+
+def branches_keep(full, narrow):
+    parts = segments(*zip(narrow, full, strict=True))
+    return {"stem.weight": {0: parts}, "stem.bias": {0: parts}, "head.weight": {1: parts}}
+
+
 CASES = {
     "residual sums with squeeze and excitation": Case(
         build=Residual, full=(12, 16, 4, 8, 4), narrow=((4, 16, 2, 3, 4), (12, 5, 4, 8, 1)), inputs=IMAGES
@@ -299,7 +365,7 @@ CASES = {
             inputs=IMAGES,
             keep=halves_keep,
         )
-        for how in ("glu", "chunk", "split", "unflatten")
+        for how in ("glu", "chunk", "split", "unflatten", "slices")
     },
     "shuffled halves": Case(
         build=lambda both: Shuffled(both // 2), full=(16,), narrow=((6,),), inputs=IMAGES, keep=shuffled_keep
@@ -331,6 +397,33 @@ CASES = {
         inputs=IMAGES,
     ),
     "what is spatial": Case(build=Spatial, full=(8,), narrow=((3,),), inputs=IMAGES),
+    "parts by a width that the code keeps": Case(
+        build=lambda both: Scales(both // 3), full=(24,), narrow=((6,), (15,)), inputs=IMAGES, keep=scales_keep
+    ),
+    "ghosts": Case(
+        build=lambda channels: Ghosts(2 * channels, channels),
+        full=(8,),
+        narrow=((3,),),
+        inputs=IMAGES,
+        keep=ghosts_keep,
+    ),
+    "parts by a tuple that the code keeps": Case(
+        build=lambda a, b, c: Branches(a, b, c, how="tuple"),
+        full=(4, 5, 7),
+        narrow=((2, 5, 3), (4, 2, 7)),
+        inputs=IMAGES,
+        keep=branches_keep,
+    ),
+    **{
+        f"parts by numbers that the code keeps, in {how}": Case(
+            build=lambda a, c, how=how: Branches(a, 0, c, how=how),
+            full=(4, 7),
+            narrow=((2, 7), (3, 4)),
+            inputs=IMAGES,
+            keep=branches_keep,
+        )
+        for how in ("list", "slices")
+    },
     "short-cut padded with zeros": Case(
         build=lambda a: Padded(a, 5), full=(8,), narrow=((3,),), inputs=IMAGES, keep=padded_keep
     ),

@@ -118,3 +118,9 @@ def reduction(op: Operator) -> Axes | list[Axes]:
 def nothing(op: Operator) -> list[Axes]:
     """A check, or a size: no tensor comes out."""
     return []
+
+
+@operator_rule("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
+def created(op: Operator) -> Axes:
+    """A tensor of a size that the code gives; only type and device are those of the argument."""
+    return op.constants()

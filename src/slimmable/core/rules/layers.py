@@ -1,6 +1,9 @@
-"""Rules of the operators that own weights: convolution, linear layers, matrix products, attention and normalisation."""
+"""Rules of the operators that own weights: convolution, linear layers, embedding and normalisation."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from slimmable.core.layout import Layout
 from slimmable.core.operators import Axes, Operator, operator_rule, positions
@@ -33,9 +36,28 @@ def convolution(op: Operator) -> Axes:
         op.attribute("in_channels", weight[1], multiply=groups)
     op.attribute("out_channels", weight[0])
     _unify_bias(op, weight[0])
-    spatial = shape[len(batched) + 1 :]
-    op.count_macs(positions(shape[: len(batched)]) * positions(spatial) * positions(kernel), weight[0], weight[1])
-    return (*batched, weight[0], *op.constants(spatial))
+    spatial = _spatial(op, x[len(batched) + 1 :], shape[len(batched) + 1 :])
+    op.count_macs(positions(shape[: len(batched)]) * positions(kernel), weight[0], weight[1], *spatial)
+    return (*batched, weight[0], *spatial)
+
+
+def _spatial(op: Operator, axes: Axes, shape: Sequence[int]) -> Axes:
+    """Axes over which a convolution slides: one that varies (efficient channel attention) may if its size stays."""
+    found: list[Layout] = []
+    for axis, size, stride in zip(axes, shape, _each(op.value("stride"), len(shape)), strict=True):
+        if op.varies(axis) and stride == 1 and op.size(axis) == size:
+            op.order_matters(axis)
+            found.append(axis)
+        else:
+            op.pin([axis], "a convolution slides over it and changes its size")
+            found.append(op.constant(size))
+    return tuple(found)
+
+
+def _each(value: Any, count: int) -> list[int]:
+    """An option of a convolution for each spatial axis."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
 
 
 @operator_rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
@@ -84,42 +106,12 @@ def _unify_bias(op: Operator, channels: Layout) -> None:
         op.unify(bias, channels)
 
 
-@operator_rule("aten.matmul", "aten.mm", "aten.bmm")
-def matrix_product(op: Operator) -> Axes:
-    """The contracted axes agree; batch axes broadcast."""
-    second = "other" if op.value("other") is not None else "mat2"
-    a, b = op.axes("self"), op.axes(second)
-    op.unify(a[-1], b[max(len(b) - 2, 0)])
-    rows, columns = a[:-1][-1:], b[-1:] if len(b) > 1 else ()
-    batch = op.broadcast([a[:-2], b[:-2]], op.output_shape[: max(len(a), len(b)) - 2])
-    op.count_macs(1, *batch, *rows, *columns, a[-1])
-    return (*batch, *rows, *columns)
-
-
-@operator_rule("aten.addmm", "aten.baddbmm")
-def matrix_product_with_sum(op: Operator) -> Axes:
-    """A matrix product, and an element-wise sum with the first argument."""
-    first, second = ("mat1", "mat2") if op.value("mat1") is not None else ("batch1", "batch2")
-    a, b = op.axes(first), op.axes(second)
-    op.unify(a[-1], b[-2])
-    product = (*op.broadcast([a[:-2], b[:-2]], op.output_shape[:-2]), a[-2], b[-1])
-    op.count_macs(1, *product, a[-1])
-    return op.broadcast([product, op.axes("self")], op.output_shape)
-
-
-@operator_rule("aten.scaled_dot_product_attention")
-def attention(op: Operator) -> Axes:
-    """Heads and the width of the values may vary; the width of query and key sets the softmax's scale and may not."""
-    query, key, value = op.axes("query"), op.axes("key"), op.axes("value")
-    op.pin([query[-1], key[-1]], "the width of a head sets the scale of the attention")
-    op.unify(key[-2], value[-2])
-    batch = op.broadcast([query[:-2], key[:-2], value[:-2]], op.output_shape[:-2])
-    if mask := op.axes("attn_mask"):
-        scores = (*op.output_shape[:-1], op.shape("key")[-2])
-        op.broadcast([mask, (*batch, query[-2], key[-2])], scores)
-    op.count_macs(1, *batch, query[-2], key[-2], query[-1])
-    op.count_macs(1, *batch, query[-2], key[-2], value[-1])
-    return (*batch, query[-2], value[-1])
+@operator_rule("aten._weight_norm", "aten._weight_norm_interface")
+def weight_norm(op: Operator) -> Axes | list[Axes]:
+    """A direction for each output, scaled to its own length."""
+    direction, length = op.axes("v"), op.axes("g")
+    op.broadcast([direction, length], op.shape("v"))
+    return [direction, length] if len(op.call.outputs) > 1 else direction
 
 
 @operator_rule("aten.embedding")
@@ -157,9 +149,13 @@ def layer_norm(op: Operator) -> Axes:
 
 @operator_rule("aten.group_norm")
 def group_norm(op: Operator) -> Axes:
-    """As many channels in each group of the norm; the number of groups stays."""
-    x = op.axes("input")
-    op.periodic(x[1], int(op.value("num_groups")))
+    """Whole groups, where the module says how many there are; else as many channels in each group."""
+    x, groups = op.axes("input"), int(op.value("num_groups"))
+    channels = op.size(x[1]) // groups
+    if groups > 1 and op.has("num_groups") and op.coarsen(x[1], channels):
+        op.attribute("num_groups", x[1], divide=channels)
+    else:
+        op.periodic(x[1], groups)
     for name in ("weight", "bias"):
         if axes := op.axes(name):
             op.unify(axes[0], x[1])

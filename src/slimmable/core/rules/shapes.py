@@ -111,14 +111,23 @@ def chunk(op: Operator) -> list[Axes]:
 
 @operator_rule("aten.split", "aten.split_with_sizes", "aten.unsafe_split")
 def split(op: Operator) -> list[Axes]:
-    """Equal parts vary together, as when the code divides the size by their number; others cannot vary."""
+    """Equal parts vary together, as when the code divides the size by their number; others vary apart.
+
+    Their sizes are the module's attributes or computed from the whole: conversion proves it.
+    """
     x = op.axes("self")
     dim = op.dimension("dim", len(x))
     sizes = [shape[dim] for shape in op.call.outputs]
     if len(set(sizes)) == 1:
         part = op.periodic(x[dim], len(sizes))
+        op.sized(*[part] * len(sizes))
         return [(*x[:dim], part, *x[dim + 1 :])] * len(sizes)
-    return _parts(op, x, dim, sizes)
+    parts, rest = [], x[dim]
+    for size in sizes:
+        part, rest = op.cut(rest, size)
+        parts.append(part)
+    op.sized(*parts)
+    return [(*x[:dim], part, *x[dim + 1 :]) for part in parts]
 
 
 def _parts(op: Operator, x: Axes, dim: int, sizes: list[int]) -> list[Axes]:
@@ -152,18 +161,28 @@ def select(op: Operator) -> Axes:
     dim = op.dimension("dim", len(x))
     if op.value("index") != 0:
         op.pin([x[dim]], "a fixed position of the axis is selected")
+    op.order_matters(x[dim])
     return (*x[:dim], *x[dim + 1 :])
 
 
 @operator_rule("aten.slice", "aten.narrow")
 def slice_axis(op: Operator) -> Axes:
-    """The whole axis passes; a part of it by fixed bounds cannot vary."""
+    """The axis is cut where the slice begins and ends; the module's attributes, or the whole's size, say where."""
     x = op.axes("self")
     dim, shape = op.dimension("dim", len(x)), op.output_shape
-    if op.size(x[dim]) == shape[dim]:
+    size = op.size(x[dim])
+    if size == shape[dim]:
         return x
-    op.pin([x[dim]], "is sliced at fixed positions")
-    return (*x[:dim], op.constant(shape[dim]), *x[dim + 1 :])
+    step, start = op.value("step") or 1, op.value("start") or 0
+    if step != 1 or not isinstance(start, int):
+        op.pin([x[dim]], "is sliced at fixed positions")
+        return (*x[:dim], op.constant(shape[dim]), *x[dim + 1 :])
+    before, rest = op.cut(x[dim], start % size)
+    part, _ = op.cut(rest, shape[dim])
+    if op.varies(x[dim]):
+        op.sized(before)
+        op.expects("start", before)
+    return (*x[:dim], part, *x[dim + 1 :])
 
 
 @operator_rule("aten.roll", "aten.flip")
