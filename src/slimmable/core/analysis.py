@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from slimmable.core import rules as _rules  # noqa: F401  fills the table of rules
-from slimmable.core.layout import Block, Layout, Pin, Variables
+from slimmable.core.layout import Block, Layout, Pin, Variables, constant
 from slimmable.core.operators import Axes, Choice, Extent, Findings, Operator, Term
 from slimmable.core.trace import Call, Trace, shapes_of
 
@@ -172,7 +172,7 @@ def _run(
             if node not in findings.axes and node in trace.parameters:
                 name = aliases.get(trace.parameters[node], trace.parameters[node])
                 if name not in known:
-                    known[name] = tuple(variables.fresh(size) for size in shapes_of(node)[0])
+                    known[name] = tuple(map(_axis_of(node, variables), shapes_of(node)[0]))
                 findings.axes[node] = [known[name]]
         operator = Operator(call, findings)
         before = len(findings.opened)
@@ -190,6 +190,11 @@ def _run(
         why = Pin(reason="is the network's output", operator="output")
         for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
             variables.pin(layout, why)
+
+
+def _axis_of(node: fx.Node, variables: Variables) -> Callable[[int], Layout]:
+    """How an axis of a parameter begins: free, but for tables of whole numbers (indices, masks), which stay."""
+    return variables.fresh if node.meta["val"].dtype.is_floating_point else constant
 
 
 def _follow_sizes(call: Call, findings: Findings, joined: dict[tuple[str, int], Layout], holds: Holds) -> None:

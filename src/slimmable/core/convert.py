@@ -23,10 +23,11 @@ from slimmable.core.prove import (
     require_equal,
     run,
     run_narrow,
+    run_switched,
 )
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm
-from slimmable.core.trace import Trace, trace
+from slimmable.core.trace import Trace, trace, twin
 from slimmable.errors import ConversionError
 
 _MAXIMUM_TRIES = 40
@@ -102,7 +103,7 @@ def convert(
     aliases = _aliases(original)
     training = _training_graph(original, inputs, graph, aliases)
     holds = Holds(outputs=_held(original, exclude))
-    expected = run(copy.deepcopy(original), inputs)
+    expected = run(twin(original), inputs)
     for _ in range(_MAXIMUM_TRIES):
         analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
@@ -174,7 +175,7 @@ def _training_graph(
     if all(name in read for name, _ in model.named_parameters()):
         return None
     try:
-        return trace(copy.deepcopy(model).train(), inputs)
+        return trace(twin(model).train(), inputs)
     except ConversionError:
         return None
 
@@ -219,8 +220,6 @@ def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analys
     net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
     smallest = grouping.space.smallest
     narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
-    with net.at(smallest):
-        require_close(run(net, inputs), narrow, "the narrowest width against its extracted network")
     drawn = _drawn(grouping.space)
     plain = net.extract(drawn)
     foreseen = Foreseen(analysis, grouping, drawn)
@@ -228,6 +227,8 @@ def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analys
     compare_shapes(plain, inputs, foreseen)
     for widths in _telling_apart(grouping.space):
         run_narrow(net.extract(widths), inputs, Foreseen(analysis, grouping, widths))
+    switched = [run_switched(net, inputs, widths) for widths in (grouping.space.base, smallest)]
+    require_close(switched[-1], narrow, "the narrowest width against its extracted network")
 
 
 def _drawn(space: WidthSpace) -> Widths:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import torch
 from torch import fx
 
 from slimmable.core.layout import Layout, Pin, Variables, constant
@@ -160,6 +161,10 @@ class Operator:
     def axes_of(self, node: fx.Node) -> Axes:
         """Layouts of another node's (first) output, such as an element of a list argument."""
         return self._first(node)
+
+    def is_mask(self, node: fx.Node) -> bool:
+        """Whether an element of a list argument is a tensor of truth values."""
+        return node.meta["val"].dtype is torch.bool
 
     def outputs_of(self, name: str) -> list[Axes]:
         """Layouts of every output of the node behind an argument."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,15 +37,16 @@ def _is_size(value: Any) -> bool:
 def origins_of(model: nn.Module, example_inputs: tuple[Any, ...]) -> Origins:
     """Attributes that ``model`` passes to reshapes and splits as they are, found by running it once.
 
-    Its whole numbers are replaced for this one run by equal ones that know their names. Nothing is found where no
-    module keeps one number under two names, or where the code does not take such numbers.
+    Its whole numbers are replaced by equal ones that know their names: the model is a copy that nobody else uses.
+    Nothing is found where no module keeps one number under two names, or where the code does not take such numbers.
     """
     sizes = {path: values for path, values in sizes_of(model).items() if _ambiguous(model.get_submodule(path), values)}
     if not sizes:
         return {}
     watch = _Watch()
+    _name(model, sizes)
     try:
-        with _named(model, sizes), torch.no_grad(), watch:
+        with torch.no_grad(), watch:
             model(*example_inputs)
     except Exception:
         return {}
@@ -84,17 +84,11 @@ class _Watch(TorchFunctionMode):
                 self.found.setdefault((value.path, len(values), position, int(value)), set()).add(value.name)
 
 
-@contextmanager
-def _named(model: nn.Module, sizes: Mapping[str, Mapping[str, Size]]) -> Iterator[None]:
-    """Attributes replaced by numbers that know their names."""
-    try:
-        for path, values in sizes.items():
-            for name, value in values.items():
-                if isinstance(value, int):
-                    number = _Named(value)
-                    number.path, number.name = path, name
-                    vars(model.get_submodule(path))[name] = number
-        yield
-    finally:
-        for path, values in sizes.items():
-            vars(model.get_submodule(path)).update(values)
+def _name(model: nn.Module, sizes: Mapping[str, Mapping[str, Size]]) -> None:
+    """Replace attributes by numbers that know their names."""
+    for path, values in sizes.items():
+        for name, value in values.items():
+            if isinstance(value, int):
+                number = _Named(value)
+                number.path, number.name = path, name
+                vars(model.get_submodule(path))[name] = number

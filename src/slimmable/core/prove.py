@@ -6,8 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,8 +14,11 @@ from torch import Tensor, fx, nn
 from slimmable.core.analysis import Analysis
 from slimmable.core.groups import Grouping
 from slimmable.core.space import Widths
-from slimmable.core.trace import Call, shapes_of, trace
+from slimmable.core.trace import Call, shapes_of, trace, twin
 from slimmable.errors import ConversionError, SlimmableError
+
+if TYPE_CHECKING:
+    from slimmable.core.model import SlimmableModel
 
 
 class NarrowFailure(SlimmableError):
@@ -56,19 +58,14 @@ class Foreseen:
     def inputs(self) -> dict[str, tuple[Call, tuple[int, ...]]]:
         """For modules called once that begin with another module's tensor: the call that makes it, and its shape."""
         found: dict[str, tuple[Call, tuple[int, ...]]] = {}
-        entered: Counter[str] = Counter()
-        running: set[str] = set()
+        entries: Counter[str] = Counter()
         for call in self.calls:
-            inside = {"", *accumulate(call.module.split("."), lambda path, name: f"{path}.{name}")}
-            begun = inside - running
-            entered.update(begun)
-            running = inside
             source = call.values.get("input", call.values.get("self"))
-            if call.module in begun and isinstance(source, fx.Node) and source in self._of_node:
-                maker = self._of_node[source]
-                if maker.module != call.module:
-                    found[call.module] = (maker, self.shapes(source)[0])
-        return {path: entry for path, entry in found.items() if entered[path] == 1}
+            maker = self._of_node.get(source) if isinstance(source, fx.Node) else None
+            if maker is not None and not f"{maker.module}.".startswith(f"{call.module}."):
+                entries[call.module] += 1
+                found[call.module] = (maker, self.shapes(maker.node)[0])
+        return {path: entry for path, entry in found.items() if entries[path] == 1}
 
 
 def run(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
@@ -79,6 +76,20 @@ def run(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
         return model(*example_inputs)
 
 
+def run_switched(net: SlimmableModel, example_inputs: tuple[Any, ...], widths: Widths) -> Any:
+    """The output at a width of a network that has run at another one before.
+
+    Raises:
+        NarrowFailure: A module stumbles over something that it keeps from before.
+    """
+    with net.at(widths), _running(net.model) as paths:
+        try:
+            return run(net, example_inputs)
+        except Exception as error:
+            reason = f"it keeps what it computed at another width ({_first_line(error)})"
+            raise NarrowFailure(paths[-1] if paths else "", reason) from error
+
+
 def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Foreseen) -> Any:
     """The output of an extracted sub-network.
 
@@ -87,6 +98,7 @@ def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Fore
             it), or raises an error (it names the innermost module that was running).
     """
     expected = foreseen.inputs()
+    plain = twin(plain)
 
     def check(path: str, args: tuple[Any, ...]) -> None:
         shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
@@ -102,8 +114,11 @@ def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Fore
         except NarrowFailure:
             raise
         except Exception as error:
-            first = str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
-            raise NarrowFailure(paths[-1] if paths else "", f"its code fixes a size ({first})") from error
+            raise NarrowFailure(paths[-1] if paths else "", f"its code fixes a size ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
 
 
 def compare_shapes(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Foreseen) -> None:
@@ -190,7 +205,9 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _running(model: nn.Module, check: Callable[[str, tuple[Any, ...]], None]) -> Iterator[list[str]]:
+def _running(
+    model: nn.Module, check: Callable[[str, tuple[Any, ...]], None] = lambda _path, _args: None
+) -> Iterator[list[str]]:
     """Paths of the modules that are running, innermost last; after an error the list stays as it was then.
 
     ``check`` is called with every module's path and positional arguments when it begins.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import re
 import warnings
@@ -68,7 +69,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, example_inputs, strict=False)
+            program = torch.export.export(twin(model), example_inputs, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConversionError(
@@ -100,8 +101,14 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         outputs=tuple(node for node in program.graph.nodes if node.name in returned),
         batch=_batch(example_inputs),
         sizes=sizes_of(model),
-        origins=origins_of(model, example_inputs),
+        origins=origins_of(twin(model), example_inputs),
     )
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """The modules copied, the tensors shared: what modules keep from one call to the next stays out of ``model``."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:

@@ -73,10 +73,8 @@ def attention(op: Operator) -> Axes:
     query, key, value = op.axes("query"), op.axes("key"), op.axes("value")
     op.pin([query[-1], key[-1]], "the width of a head sets the scale of the attention")
     op.unify(key[-2], value[-2])
-    if len(query) > 3 and (shared := op.size(query[-3]) // op.size(key[-3])) > 1 and op.value("enable_gqa"):
-        op.unify(key[-3], value[-3])  # heads of the queries come in runs that share a key and a value
-        op.unify(query[-3], op.scale(key[-3], shared))
-        key, value = ((*key[:-3], query[-3], *key[-2:]), (*value[:-3], query[-3], *value[-2:]))
+    if op.value("enable_gqa"):
+        key, value = _repeated(op, query, key), _repeated(op, query, value)
     batch = op.broadcast([query[:-2], key[:-2], value[:-2]], op.output_shape[:-2])
     if mask := op.axes("attn_mask"):
         scores = (*op.output_shape[:-1], op.shape("key")[-2])
@@ -84,3 +82,11 @@ def attention(op: Operator) -> Axes:
     op.count_macs(1, *batch, query[-2], key[-2], query[-1])
     op.count_macs(1, *batch, query[-2], key[-2], value[-1])
     return (*batch, query[-2], value[-1])
+
+
+def _repeated(op: Operator, query: Axes, shared: Axes) -> Axes:
+    """Keys or values that runs of the queries' heads share, as many as there are queries."""
+    runs = op.size(query[-3]) // op.size(shared[-3])
+    if runs > 1:
+        op.unify(query[-3], op.scale(shared[-3], runs))
+    return (*shared[:-3], query[-3], *shared[-2:])

@@ -210,18 +210,36 @@ def pad(op: Operator) -> Axes:
     return tuple(x)
 
 
-@operator_rule("aten.index", "aten.index_select", "aten.gather")
-def index(op: Operator) -> Axes | list[Axes]:
-    """Axes that are indexed by tensors cannot vary; with a single index in front, the others pass."""
-    x = op.axes("self")
-    indices = op.value("indices")
-    if isinstance(indices, list | tuple) and len(indices) >= 1 and all(index is not None for index in indices):
-        picked = len(op.output_shape) - (len(x) - len(indices))
-        op.pin(x[: len(indices)], "is indexed by a tensor")
-        for node in indices:
-            op.pin(op.axes_of(node), "is an index")
-        return (*op.constants(op.output_shape[:picked]), *x[len(indices) :])
-    op.pin(x, "is indexed by a tensor")
+@operator_rule("aten.index")
+def index(op: Operator) -> Axes:
+    """Axes that are indexed by tensors cannot vary; the others pass."""
+    x, indices = op.axes("self"), list(op.value("indices"))
+    by = [place for place, node in enumerate(indices) if node is not None]
+    for place in by:
+        op.pin([x[place], *op.axes_of(indices[place])], "is indexed by a tensor")
+    rest = [layout for place, layout in enumerate(x) if place not in by]
+    picked = len(op.output_shape) - len(rest)
+    if len(by) != picked and op.is_mask(indices[by[0]]):
+        op.pin(x, "is indexed by a mask")
+        return op.constants()
+    front = by[0] if by == [*range(by[0], by[-1] + 1)] else 0
+    return (*rest[:front], *op.constants(op.output_shape[front : front + picked]), *rest[front:])
+
+
+@operator_rule("aten.index_select")
+def index_select(op: Operator) -> Axes:
+    """One axis is indexed by a tensor and cannot vary; the others pass."""
+    x, axes = list(op.axes("self")), op.axes("index")
+    dim = op.dimension("dim", len(x))
+    op.pin([x[dim], *axes], "is indexed by a tensor")
+    x[dim] = op.constant(op.output_shape[dim])
+    return tuple(x)
+
+
+@operator_rule("aten.gather")
+def gather(op: Operator) -> Axes:
+    """Positions are looked up one by one: no axis can vary."""
+    op.pin([*op.axes("self"), *op.axes("index")], "is indexed by a tensor")
     return op.constants()
 
 
