@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--test-samples", type=int, default=None, help="all of them by default")
     parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--distill", action="store_true", help="let the widest width teach the others of the US-Net")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")

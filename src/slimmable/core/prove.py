@@ -62,7 +62,7 @@ class Foreseen:
         for call in self.calls:
             source = call.values.get("input", call.values.get("self"))
             maker = self._of_node.get(source) if isinstance(source, fx.Node) else None
-            if maker is not None and not f"{maker.module}.".startswith(f"{call.module}."):
+            if maker is not None and call.module and not f"{maker.module}.".startswith(f"{call.module}."):
                 entries[call.module] += 1
                 found[call.module] = (maker, self.shapes(maker.node)[0])
         return {path: entry for path, entry in found.items() if entries[path] == 1}
