@@ -202,7 +202,7 @@ class Operator:
         """Say that an axis of a parameter is the output of a layer: where a width begins."""
         node = self.call.values.get(name)
         if isinstance(node, fx.Node):
-            self._findings.opened.append((node, axis, self.call.module))
+            self._findings.opened.append((self._behind(node), axis, self.call.module))
 
     def attribute(self, name: str, *layouts: Layout, multiply: int = 1, divide: int = 1) -> None:
         """Say that attribute ``name`` of the calling module is the size of an axis, times or over a constant."""
@@ -258,6 +258,16 @@ class Operator:
             for axes in self._findings.axes.get(node, []):
                 self.pin(axes, "the operator has no rule")
         return [self.constants(shape) for shape in self.call.outputs]
+
+    def _behind(self, node: fx.Node) -> fx.Node:
+        """The parameter from which a weight is computed position by position, as by weight norm; else the weight."""
+        axes = self._findings.axes
+        while node.op == "call_function":
+            alike = [source for source in node.all_input_nodes if axes.get(source) == axes[node]]
+            if not alike:
+                break
+            node = alike[0]
+        return node
 
     def _first(self, node: fx.Node) -> Axes:
         found = self._findings.axes[node]

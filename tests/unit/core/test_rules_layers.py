@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import slimmable
 from tests.unit.core.oracle import Case, assert_slims, images, segments
@@ -99,6 +100,17 @@ def grouped_norm_keep(full, narrow):
     return {name: {0: kept} for name in ("0.weight", "0.bias", "1.weight", "1.bias")} | {"3.weight": {1: kept}}
 
 
+def twice_normed(c, d):
+    """Weight norm by output channels and, on a transposed convolution, by input channels."""
+    return Seq(
+        weight_norm(conv(3, c, 3, padding=1)),
+        nn.ReLU(),
+        weight_norm(nn.ConvTranspose2d(c, d, 2)),
+        nn.Tanh(),
+        weight_norm(conv(d, 2, 1, bias=False)),
+    )
+
+
 CASES = {
     "linear": Case(
         build=lambda c, d: Seq(nn.Linear(6, c), nn.ReLU(), nn.Linear(c, d, bias=False), nn.Tanh(), nn.Linear(d, 2)),
@@ -190,6 +202,7 @@ CASES = {
         narrow=((4,),),
         inputs=IMAGES,
     ),
+    "weight norm": Case(build=twice_normed, full=(16, 12), narrow=((5, 12), (16, 3), (4, 4)), inputs=IMAGES),
     "PReLU of one slope per channel": Case(build=with_norm(nn.PReLU), full=(16,), narrow=((4,),), inputs=IMAGES),
     "PReLU of one slope": Case(build=with_norm(lambda _: nn.PReLU()), full=(16,), narrow=((4,),), inputs=IMAGES),
     "bare parameters and buffers": Case(build=Gained, full=(16,), narrow=((4,),), inputs=IMAGES),
@@ -203,10 +216,8 @@ def test_layer_slims_to_the_one_built_narrow(case):
     assert_slims(case)
 
 
-def test_spectral_norm_and_weight_norm_are_elastic_or_named():
-    """A parametrised weight is no plain tensor: its layer varies only where the conversion can prove it."""
-    layer = torch.nn.utils.parametrizations.weight_norm(conv(16, 8, 1))
-    net = slimmable.convert(Seq(conv(3, 16, 1), nn.ReLU(), layer, nn.ReLU(), conv(8, 2, 1)).eval(), IMAGES)
-    assert net.space.groups or net.report.pinned
-    net.set(net.space.smallest)
-    assert net(*IMAGES).shape == (4, 2, 6, 6)
+def test_a_layer_whose_weight_is_computed_is_named_after_itself():
+    net = slimmable.convert(twice_normed(16, 16).eval(), IMAGES)
+    assert net.space.names == ("0", "2")
+    assert net.report.layers == ("0", "2", "4")
+    assert [(group.producers, group.consumers) for group in net.report.groups] == [(("0",), ("2",)), (("2",), ("4",))]

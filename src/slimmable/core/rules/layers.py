@@ -176,3 +176,11 @@ def prelu(op: Operator) -> Axes:
             op.unify(axis, x[1])
             op.attribute("num_parameters", x[1])
     return x
+
+
+@operator_rule("aten._weight_norm")
+def weight_norm(op: Operator) -> Axes:
+    """``g v / |v|``: a length for each position of ``dim``; the norm is that of what is active at it."""
+    direction, length, dim = op.axes("v"), op.axes("g"), int(op.value("dim"))
+    op.unify(direction[dim], length[dim])
+    return direction
