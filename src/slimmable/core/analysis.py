@@ -11,7 +11,7 @@ from torch import fx
 from slimmable.core import rules as _rules  # noqa: F401  fills the table of rules
 from slimmable.core.layout import Block, Layout, Pin, Variables, constant
 from slimmable.core.operators import Axes, Choice, Extent, Findings, Operator, Term
-from slimmable.core.trace import Call, Trace, shapes_of
+from slimmable.core.trace import Call, Trace, owner, shapes_of
 
 _MAXIMUM_PASSES = 8
 
@@ -309,7 +309,7 @@ def _gains(trace: Trace, name_of: Mapping[fx.Node, str]) -> Iterable[str]:
 def _layers(findings: Findings, name_of: Mapping[fx.Node, str]) -> Iterable[str]:
     """Modules by the first name of their weight, where they hold it themselves."""
     for node, _, module in findings.opened:
-        yield name_of[node].rpartition(".")[0] if node in name_of else module
+        yield owner(name_of[node]) if node in name_of else module
     for call, _ in findings.unknown:
         if _reads_parameters(call):
             yield call.module

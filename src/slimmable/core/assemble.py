@@ -18,6 +18,7 @@ from slimmable.core.report import ConversionReport, GroupReport, PinReport
 from slimmable.core.slots import ScaleSlot, SizeSlot, Slot, StatisticSlot, TensorSlot
 from slimmable.core.space import Widths
 from slimmable.core.state import BatchNorm, State
+from slimmable.core.trace import owner
 from slimmable.core.widen import widen
 
 Owner = tuple[nn.Module, str]
@@ -184,7 +185,7 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
     opened = {(each.parameter, each.axis): each.module for each in analysis.opened}
     elastic: dict[str, None] = {}
     for name, layouts in analysis.parameters.items():
-        module = name.rpartition(".")[0] or name
+        module = owner(name) or name
         for dim, layout in enumerate(layouts):
             for var in dict.fromkeys(block.var for block in layout if block.var is not None):
                 side = producers if (name, dim) in opened else consumers

@@ -42,7 +42,7 @@ def convert(
     divisor: int = 8,
     exclude: Sequence[str] = (),
     tie: Sequence[Sequence[str]] = (),
-    follow: Mapping[str, tuple[str, int]] | None = None,
+    follow: Mapping[str, tuple[str, float]] | None = None,
     switches: Sequence[float | Widths] | None = None,
     batch_norm: BatchNorm | None = None,
     averaged: bool = False,

@@ -52,7 +52,7 @@ def group(
     ranges: Ranges,
     *,
     tie: Sequence[Sequence[str]],
-    follow: Mapping[str, tuple[str, int]],
+    follow: Mapping[str, tuple[str, float]],
 ) -> Grouping:
     """The width space of an analysis.
 
@@ -117,7 +117,7 @@ def _step(base: int, unit: int, divisor: int) -> int:
     return steps[0] if unit == 1 else next((step for step in steps if base >= 2 * step), steps[-1])
 
 
-def _following(each: WidthGroup, rule: tuple[str, int], groups: Mapping[str, WidthGroup]) -> WidthGroup:
+def _following(each: WidthGroup, rule: tuple[str, float], groups: Mapping[str, WidthGroup]) -> WidthGroup:
     """``each`` with the range of the group it follows times the factor, so that uniform widths never leave it."""
     if not isinstance(rule, tuple | list) or len(rule) != 2:
         raise ConversionError(

@@ -99,7 +99,8 @@ class WidthGroup:
         maximum: Most channels allowed; above ``base`` in a widened network.
         divisor: Channels are multiples of it, except ``minimum``, ``base`` and ``maximum`` themselves.
         follows: Another group and a factor: :meth:`WidthSpace.uniform` gives this group ``factor`` times the rounded
-            channels of that one (the expanded width of an inverted bottleneck is 6 times its *rounded* input).
+            channels of that one, rounded itself where it must be (the expanded width of an inverted bottleneck is 6
+            times its *rounded* input, a squeeze a quarter of the *rounded* width it squeezes).
 
     >>> group = WidthGroup(name="stem", base=32, minimum=8, maximum=32, divisor=8)
     >>> group.choices, group.at(0.6)
@@ -111,7 +112,7 @@ class WidthGroup:
     minimum: int
     maximum: int
     divisor: int
-    follows: tuple[str, int] | None = None
+    follows: tuple[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.base <= self.maximum or self.divisor < 1:
@@ -135,6 +136,12 @@ class WidthGroup:
         if ratio < 1:
             rounded = min(rounded, self.base)
         return self.snap(rounded)
+
+    def behind(self, channels: int) -> int:
+        """Channels of a group that ``follows`` another one, where that one keeps ``channels``."""
+        assert self.follows is not None
+        wanted = self.follows[1] * channels
+        return self.snap(int(wanted) if wanted in self.choices else make_divisible(wanted, self.divisor))
 
     def snap(self, channels: int) -> int:
         """The allowed channel count nearest to ``channels`` (the larger of two equally near ones)."""
@@ -334,8 +341,7 @@ class WidthSpace:
         kept = dict(widths)
         for group in self._follow_order():
             assert group.follows is not None
-            leader_name, factor = group.follows
-            kept[group.name] = group.snap(factor * kept[leader_name])
+            kept[group.name] = group.behind(kept[group.follows[0]])
         return Widths.of(kept)
 
     def _led(self, leaders: Mapping[str, int]) -> Widths:

@@ -111,6 +111,16 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
+def owner(parameter: str) -> str:
+    """Path of the module that a parameter belongs to: the parametrised one, not its parametrisation.
+
+    >>> owner("head.conv.weight"), owner("head.conv.parametrizations.weight.original0")
+    ('head.conv', 'head.conv')
+    """
+    path, parametrised, _ = f".{parameter}".partition(".parametrizations.")
+    return path[1:] if parametrised else parameter.rpartition(".")[0]
+
+
 def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
     """Shapes of the tensors that a node yields."""
     return [tuple(int(size) for size in value.shape) for value in _tensors(node.meta.get("val"))]

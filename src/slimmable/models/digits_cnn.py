@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from slimmable.core.space import make_divisible
 from slimmable.models.resnet_cifar import BasicBlock
+from slimmable.models.units import initialise
 
 
 class DigitsCNN(nn.Module):
@@ -21,9 +22,7 @@ class DigitsCNN(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(large, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits of shape ``(B, num_classes)``."""

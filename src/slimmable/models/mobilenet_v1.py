@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from slimmable.core.space import make_divisible
+from slimmable.models.units import convolution, initialise
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
 """Output channels at width 1 and stride of each depthwise-separable block."""
@@ -20,18 +21,16 @@ class MobileNetV1(nn.Module):
     def __init__(self, *, width: float, num_classes: int, stem_stride: int) -> None:
         super().__init__()
         channels = make_divisible(32 * width, 8)
-        layers: list[nn.Module] = _unit(3, channels, stride=stem_stride)
+        layers = convolution(3, channels, stride=stem_stride)
         for base, stride in BLOCKS:
             following = make_divisible(base * width, 8)
-            layers += _unit(channels, channels, stride=stride, groups=channels)
-            layers += _unit(channels, following, kernel=1)
+            layers += convolution(channels, channels, stride=stride, groups=channels)
+            layers += convolution(channels, following, kernel=1)
             channels = following
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits of shape ``(B, num_classes)``."""
@@ -90,11 +89,3 @@ def mobilenet_v1_cifar(width: float = 1.0, num_classes: int = 100) -> nn.Module:
     True
     """
     return MobileNetV1(width=width, num_classes=num_classes, stem_stride=1)
-
-
-def _unit(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU6(inplace=True),
-    ]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimmable.core.space import make_divisible
+from slimmable.models.units import initialise
 
 Shortcut = Literal["projection", "zero-pad"]
 
@@ -62,9 +63,7 @@ class ResNetCifar(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits of shape ``(B, num_classes)``."""

@@ -17,8 +17,13 @@ from torch import nn
 from slimmable.errors import DataError, MissingDependencyError, RecipeError
 from slimmable.models.digits_cnn import digits_cnn
 from slimmable.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
+from slimmable.models.mobilenet_v2 import mobilenet_v2
+from slimmable.models.mobilenet_v3 import mobilenet_v3_large
+from slimmable.models.resnet50 import resnet50
 from slimmable.models.resnet_cifar import resnet_cifar
+from slimmable.models.shufflenet_v1 import shufflenet_v1
 from slimmable.models.torchvision_names import torchvision_model, torchvision_names
+from slimmable.models.wdsr import wdsr
 
 InputSize = tuple[int, ...]
 
@@ -32,7 +37,10 @@ class BuiltModel(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """A network of this library: its builder, which takes ``width`` and ``num_classes``, and its input."""
+    """A network of this library: its builder, and the size of its input.
+
+    The builder takes ``width``, and ``num_classes`` where the network classifies.
+    """
 
     build: Callable[..., nn.Module]
     input_size: InputSize
@@ -43,13 +51,26 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
         "digits_cnn": ModelEntry(build=digits_cnn, input_size=(1, 8, 8)),
         "mobilenet_v1": ModelEntry(build=mobilenet_v1, input_size=(3, 224, 224)),
         "mobilenet_v1_cifar": ModelEntry(build=mobilenet_v1_cifar, input_size=(3, 32, 32)),
+        "mobilenet_v2": ModelEntry(build=mobilenet_v2, input_size=(3, 224, 224)),
+        "mobilenet_v3_large": ModelEntry(build=mobilenet_v3_large, input_size=(3, 224, 224)),
         "resnet20": ModelEntry(build=partial(resnet_cifar, 20), input_size=(3, 32, 32)),
         "resnet32": ModelEntry(build=partial(resnet_cifar, 32), input_size=(3, 32, 32)),
         "resnet44": ModelEntry(build=partial(resnet_cifar, 44), input_size=(3, 32, 32)),
         "resnet56": ModelEntry(build=partial(resnet_cifar, 56), input_size=(3, 32, 32)),
+        "resnet50": ModelEntry(build=resnet50, input_size=(3, 224, 224)),
+        "shufflenet_v1": ModelEntry(build=shufflenet_v1, input_size=(3, 224, 224)),
+        "wdsr_a_x2": ModelEntry(build=partial(wdsr, 2, variant="A"), input_size=(3, 48, 48)),
+        "wdsr_a_x3": ModelEntry(build=partial(wdsr, 3, variant="A"), input_size=(3, 48, 48)),
+        "wdsr_a_x4": ModelEntry(build=partial(wdsr, 4, variant="A"), input_size=(3, 48, 48)),
+        "wdsr_b_x2": ModelEntry(build=partial(wdsr, 2, variant="B"), input_size=(3, 48, 48)),
+        "wdsr_b_x3": ModelEntry(build=partial(wdsr, 3, variant="B"), input_size=(3, 48, 48)),
+        "wdsr_b_x4": ModelEntry(build=partial(wdsr, 4, variant="B"), input_size=(3, 48, 48)),
     }
 )
-"""Names of this library's networks, as the command line takes them."""
+"""This library's networks by name, as ``slimmable:NAME`` takes them."""
+
+THEIRS = frozenset({"mobilenet_v2", "mobilenet_v3_large", "resnet50"})
+"""Those of our names that torchvision has too: alone they are torchvision's network, which has trained weights."""
 
 
 def build_model(
@@ -61,9 +82,10 @@ def build_model(
 ) -> BuiltModel:
     """Network called ``name``, with the size of its input.
 
-    ``name`` is looked up among this library's networks, then torchvision's, then timm's. ``torchvision:NAME`` and
-    ``timm:NAME`` say which of the two; ``module:function`` calls a function of the user's own (found from the working
-    directory or the installed packages) that returns a network, or a network and its ``(C, H, W)``.
+    ``slimmable:NAME``, ``torchvision:NAME`` and ``timm:NAME`` say whose network it is; ``module:function`` calls a
+    function of the user's own (found from the working directory or the installed packages) that returns a network, or a
+    network and its ``(C, H, W)``. A name alone is this library's, unless torchvision or timm has it too; else
+    torchvision's, else timm's.
 
     Args:
         name: What to build.
@@ -87,10 +109,10 @@ def build_model(
     options = {"num_classes": num_classes, "width": width}
     options = {key: value for key, value in options.items() if value is not None}
     origin, _, rest = name.partition(":")
-    if name in MODELS:
-        if pretrained:
-            raise RecipeError(f"pretrained=true: {name!r} has no published weights here; train it, or name another.")
-        return BuiltModel(MODELS[name].build(**options), MODELS[name].input_size)
+    if origin == "slimmable" and rest:
+        return _own(rest, options, pretrained)
+    if name in MODELS and name not in THEIRS:
+        return _own(name, options, pretrained)
     if origin == "torchvision" and rest:
         return _torchvision(_module("torchvision", wanted_by=name), rest, options, pretrained)
     if origin == "timm" and rest:
@@ -102,12 +124,40 @@ def build_model(
         return _torchvision(torchvision, name, options, pretrained)
     if timm is not None and timm.is_model(name):
         return _timm(timm, name, options, pretrained)
-    known = [*MODELS]
+    known = _own_names()
     known += torchvision_names(torchvision) if torchvision is not None else []
     known += timm.list_models() if timm is not None else []
     absent = [package for package, found in (("torchvision", torchvision), ("timm", timm)) if found is None]
     hint = f" Not installed, so not searched: {', '.join(absent)}." if absent else ""
     raise _unknown(name, known, "model:function for a network of your own" + hint)
+
+
+def _own(name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
+    if name not in MODELS:
+        raise _unknown(name, list(MODELS), "a name of slimmable.models.MODELS")
+    if pretrained:
+        raise RecipeError(f"pretrained=true: {name!r} has no published weights here; train it, or name another.")
+    _require_taken(name, MODELS[name].build, options)
+    return BuiltModel(MODELS[name].build(**options), MODELS[name].input_size)
+
+
+def _own_names() -> list[str]:
+    """Our networks as the shortest text that names them."""
+    return [f"slimmable:{name}" if name in THEIRS else name for name in MODELS]
+
+
+def _require_taken(name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Pass if a function takes the options.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError as error:
+        raise RecipeError(
+            f"model {name!r} was asked for {options}, which the function does not take: {error}."
+        ) from error
 
 
 def _torchvision(torchvision: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
@@ -155,18 +205,13 @@ def _function(name: str, options: dict[str, Any], pretrained: bool) -> BuiltMode
                 raise
             raise RecipeError(
                 f"model {name!r}: no module {error.name!r} in the working directory or among installed packages; "
-                "expected torchvision:NAME, timm:NAME or module:function."
+                "expected slimmable:NAME, torchvision:NAME, timm:NAME or module:function."
             ) from error
         function = vars(module).get(function_name)
         if not callable(function):
             public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise _unknown(function_name, public, f"a function of module {module_name!r}")
-        try:
-            inspect.signature(function).bind(**options)
-        except TypeError as error:
-            raise RecipeError(
-                f"model {name!r} was asked for {options}, which the function does not take: {error}."
-            ) from error
+        _require_taken(name, function, options)
         found = function(**options)
     model, size = found if isinstance(found, tuple) and len(found) == 2 else (found, (3, 224, 224))
     if not isinstance(model, nn.Module):
@@ -199,7 +244,7 @@ def _unknown(name: str, known: list[str], expected: str) -> RecipeError:
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     return RecipeError(
         f"no model is called {name!r}; expected {expected}. "
-        + (f"Nearest names: {', '.join(near)}." if near else f"This library's names: {', '.join(MODELS)}.")
+        + (f"Nearest names: {', '.join(near)}." if near else f"This library's names: {', '.join(_own_names())}.")
     )
 
 

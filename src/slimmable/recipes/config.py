@@ -79,7 +79,7 @@ class ConversionSettings(Section):
     divisor: int = 8
     exclude: tuple[str, ...] = ()
     tie: tuple[tuple[str, ...], ...] = ()
-    follow: dict[str, tuple[str, int]] = {}
+    follow: dict[str, tuple[str, int | float]] = {}
     averaged: bool = False
 
 

@@ -288,6 +288,14 @@ def test_a_recurrent_layer_is_named_and_what_is_apart_from_it_varies():
     assert net.space.names == ("hidden",)
 
 
+def test_a_weight_computed_by_an_operator_without_a_rule_is_held_by_name():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, 8, 1))
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(8, 32, 1), nn.Conv2d(32, 2, 1))
+    net = slimmable.convert(model.eval(), IMAGES)
+    assert net.space.names == ("4",)
+    assert [pin.module for pin in net.report.pinned if pin.layer == "0"] == ["2"]
+
+
 def test_parameters_that_the_example_does_not_reach_are_listed():
     class Idle(nn.Module):
         def __init__(self) -> None:

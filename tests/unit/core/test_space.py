@@ -111,6 +111,21 @@ def test_a_follower_has_a_multiple_of_its_leaders_rounded_channels_in_uniform_wi
     assert found.widths({"expand": 24, "input": 16})["expand"] == 24
 
 
+def test_a_follower_of_a_fraction_is_rounded_as_networks_round_it():
+    found = space(group("squeeze", 24, follows=("expand", 0.25)), group("expand", 72, minimum=24))
+    for ratio in (0.35, 0.5, 0.6, 0.75, 0.9, 1.0):
+        widths = found.uniform(ratio)
+        assert widths["expand"] == make_divisible(72 * ratio, 8)
+        assert widths["squeeze"] == make_divisible(widths["expand"] / 4, 8)
+    assert WidthSpace.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_follower_keeps_its_own_width_where_that_is_no_multiple():
+    expand = WidthGroup(name="expand", base=60, minimum=24, maximum=96, divisor=8, follows=("input", 6))
+    narrow = WidthGroup(name="input", base=10, minimum=4, maximum=16, divisor=2)
+    assert WidthSpace((narrow, expand), 0.4, 1.6).uniform(1.0).to_json() == {"input": 10, "expand": 60}
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -52,11 +52,24 @@ def without(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_own_names_come_first(name):
-    built = build_model(name, num_classes=3, width=0.25)
+def test_own_names(name):
+    options = {} if name.startswith("wdsr") else {"num_classes": 3}
+    with torch.device("meta"):
+        built = build_model(f"slimmable:{name}", width=0.25, **options)
+        outputs = built.model.eval()(torch.zeros(1, *built.input_size))
+    assert type(built.model).__module__.startswith("slimmable.models.")
     assert built.input_size == MODELS[name].input_size
-    with torch.no_grad():
-        assert built.model.eval()(torch.zeros(1, *built.input_size)).shape == (1, 3)
+    assert outputs.shape == ((1, 3) if options else (1, 3, *(int(name[-1]) * side for side in built.input_size[1:])))
+
+
+def test_a_name_alone_is_ours_unless_another_package_has_it_too():
+    torchvision, timm = pytest.importorskip("torchvision"), pytest.importorskip("timm")
+    shared = {name for name in MODELS if name in torchvision.models.list_models() or timm.is_model(name)}
+    assert shared == {"mobilenet_v2", "mobilenet_v3_large", "resnet50"}
+    with torch.device("meta"):
+        for name in MODELS:
+            ours = type(build_model(name).model).__module__.startswith("slimmable")
+            assert ours == (name not in shared), name
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "torchvision:mobilenet_v3_small"])
@@ -133,7 +146,11 @@ def test_search_path_comes_back_as_it_was(own_module):
     [
         ("resnet2", {}, "resnet20"),
         ("mobilenet_v33_large", {}, "mobilenet_v3_large"),
-        ("qqqqqqqqq", {}, "This library's names: digits_cnn"),
+        ("qqqqqqqqq", {}, "This library's names: digits_cnn, .*, slimmable:mobilenet_v2, "),
+        ("slimmable:mobilenet_v4", {}, "a name of slimmable.models.MODELS. Nearest names: mobilenet_v"),
+        ("slimmable:resnet50", {"pretrained": True}, "no published weights"),
+        ("wdsr_a_x2", {"num_classes": 10}, "does not take"),
+        ("shufflenet_v1", {"width": 0.6}, "3 groups of 5 runs at multiples of 0.25 only"),
         ("torchvision:resnet19", {}, "resnet18"),
         ("fasterrcnn_resnet50_fpn", {}, "does not take a batch of images alone"),
         ("mobilenet_v2", {"width": 0.5, "pretrained": True}, "at width 1 only"),
