@@ -210,7 +210,8 @@ def _follow_sizes(call: Call, findings: Findings, joined: dict[tuple[str, int], 
             if variables.free(layout):
                 variables.unify(joined.setdefault((module, variables.size(layout)), layout), layout, why)
                 findings.guess(module, (layout,))
-    if call.module not in holds.joined | {*holds.sizes} and call.name.startswith(_SIZED):
+    if call.module not in holds.sizes and call.name.startswith(_SIZED):
+        findings.guess(call.module, tuple(produced))
         for position, layout in enumerate(produced):
             if variables.free(layout):
                 findings.guess(call.module, (layout,), (len(produced), position))

@@ -118,16 +118,14 @@ class Findings:
             place: The number of sizes that the code gave, and which of them this is.
         """
         sizes = tuple(map(self.variables.size, layouts))
-        wanted = sizes[0] if len(sizes) == 1 else sizes
         names = {
             name
             for name, value in self.sizes.get(module, {}).items()
-            if (tuple(value) if isinstance(value, list) else value) == wanted
+            if ((value,) if isinstance(value, int) else tuple(value)) == sizes
         }
-        if len(names) > 1 and isinstance(wanted, int):
-            used = {name for (path, *_), found in self.origins.items() if path == module for name in found}
-            passed = self.origins.get((module, *place, wanted), frozenset()) if place else frozenset()
-            names = names & passed or names - used
+        passed = {found for (path, *_), known in self.origins.items() if path == module for found in known}
+        if len(names) > 1 and names & passed:  # of several with this value, the one that the code passes here
+            names &= self.origins.get((module, *place, *sizes), frozenset()) if place else frozenset()
         for name in names:
             self.guesses.setdefault((module, name), []).append(layouts)
 

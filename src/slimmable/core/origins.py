@@ -30,7 +30,7 @@ def sizes_of(model: nn.Module) -> dict[str, dict[str, Size]]:
 
 def _is_size(value: Any) -> bool:
     if type(value) in (tuple, list):
-        return len(value) > 1 and all(type(part) is int for part in value)
+        return bool(value) and all(type(part) is int for part in value)
     return type(value) is int and value > 1
 
 

@@ -6,7 +6,7 @@ import copy
 import operator
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
             buffers |= {spec.target} if spec.kind is InputKind.BUFFER else set()
         else:
             inputs.append(node)
-    calls = tuple(_call(node) for node in program.graph.nodes if node.op == "call_function")
+    paths = _paths(model)
+    calls = tuple(_call(node, paths) for node in program.graph.nodes if node.op == "call_function")
     returned = {
         spec.arg.name
         for spec in program.graph_signature.output_specs
@@ -126,14 +127,22 @@ def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
     return [tuple(int(size) for size in value.shape) for value in _tensors(node.meta.get("val"))]
 
 
-def _call(node: fx.Node) -> Call:
+def _paths(model: nn.Module) -> dict[str, str]:
+    """The first path of every module, by all its paths."""
+    first = {module: path for path, module in model.named_modules()}
+    return {path: first[module] for path, module in model.named_modules(remove_duplicate=False)}
+
+
+def _call(node: fx.Node, paths: Mapping[str, str]) -> Call:
     target = node.target
+    module, line = _module(node), _line(node)
+    module = paths.get(module, module)
     if target is operator.getitem:
         return Call(
             node=node,
             name="getitem",
-            module=_module(node),
-            line=_line(node),
+            module=module,
+            line=line,
             values={"self": node.args[0], "index": node.args[1]},
         )
     name = str(target)
@@ -146,7 +155,7 @@ def _call(node: fx.Node) -> Call:
                 values[argument.name] = node.kwargs.get(argument.name, argument.default_value)
     else:
         values = {str(position): value for position, value in enumerate(node.args)} | dict(node.kwargs)
-    return Call(node=node, name=name, module=_module(node), line=_line(node), values=values)
+    return Call(node=node, name=name, module=module, line=line, values=values)
 
 
 def _module(node: fx.Node) -> str:

@@ -35,6 +35,8 @@ from slimmable.core.operators import Axes, Operator, operator_rule
     "aten.rand_like",
     "aten.randn_like",
     "aten.copy_",
+    "aten.zero_",
+    "aten.fill_",
     "aten.softmax",
     "aten._softmax",
     "aten.log_softmax",
