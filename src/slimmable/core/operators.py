@@ -125,7 +125,7 @@ class Findings:
         }
         passed = {found for (path, *_), known in self.origins.items() if path == module for found in known}
         if len(names) > 1 and names & passed:  # of several with this value, the one that the code passes here
-            names &= self.origins.get((module, *place, *sizes), frozenset()) if place else frozenset()
+            names &= self.origins.get((module, *place, sizes[0]), frozenset()) if place else frozenset()
         for name in names:
             self.guesses.setdefault((module, name), []).append(layouts)
 
