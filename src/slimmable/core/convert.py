@@ -67,7 +67,8 @@ def convert(
             on CPUs).
         exclude: Patterns of module paths (``"features.18"``, ``"head.*"``) whose outputs stay at full width.
         tie: Sets of patterns of group names; the groups of a set share one ratio.
-        follow: Groups that uniform widths derive from another: ``{"block.expand": ("block.input", 6)}``.
+        follow: Groups that uniform widths derive from another: ``{"block.expand": ("block.input", 6)}``. A fraction of
+            it is rounded.
         switches: The fixed list of ratios or widths of S-Net, each with private batch norm [1].
         batch_norm: ``"calibrated"`` (shared gain and shift, statistics calibrated for any width [2]; the default
             without switches), ``"private"`` (the default with switches), or ``"naive"`` (everything shared: the

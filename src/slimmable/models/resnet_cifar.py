@@ -98,7 +98,8 @@ def resnet_cifar(
         Network from ``(B, 3, H, W)`` to ``(B, num_classes)``, freshly initialised.
 
     Cost:
-        40.56, 68.87, 97.18 and 125.49 million multiply-accumulates at depths 20, 32, 44 and 56 with zero padding.
+        40.56, 68.87, 97.18 and 125.49 million multiply-accumulates at depths 20, 32, 44 and 56 with zero padding and
+        100 classes.
 
     References:
         He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016, Section 4.2.
