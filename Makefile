@@ -9,7 +9,7 @@ TEST_PROCESSES ?= auto
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs format clean
+.PHONY: help demo test check coverage docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ check: $(STAMP) ## style, formatting, types, import order
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+coverage: $(STAMP) ## write docs/coverage.md anew: about an hour, goes on where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/slimmable inspect --all --json runs/coverage.json --resume --output docs/coverage.md
 
 docs: $(STAMP) ## build the documentation into site/; a broken link or reference is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

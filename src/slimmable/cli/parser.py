@@ -52,9 +52,16 @@ def build_parser() -> ArgumentParser:
 def _inspect(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
+        nargs="?",
         metavar="MODEL",
         help="a network of this library, of torchvision or timm by its name, or module:function",
     )
+    parser.add_argument("--all", action="store_true", help="instead of one: a table of many networks people have")
+    parser.add_argument(
+        "--match", metavar="PATTERN,...", help="of --all only those, by name or family: 'resnet*,vit_*'"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the table of --all there, not to standard output")
+    parser.add_argument("--resume", action="store_true", help="with --all: keep the sound rows of the --json file")
     parser.add_argument("--input-size", metavar="C,H,W", help="size of one input, if not the network's own")
     parser.add_argument("--min-ratio", type=float, default=0.25, metavar="R", help="smallest multiple of every width")
     parser.add_argument("--max-ratio", type=float, default=1.0, metavar="R", help="largest multiple of every width")
@@ -62,7 +69,9 @@ def _inspect(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", metavar="PATTERN,...", help="modules that keep their width, such as features.18,head.*"
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything found there too")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write everything found there too; with --all after each network"
+    )
 
 
 def _train(parser: ArgumentParser) -> None:

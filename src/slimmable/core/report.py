@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,59 @@ class PinReport:
         )
         part = f"{self.channels} of {self.of}" if self.channels < self.of else f"all {self.of}"
         return f"{self.layer}: {part} channels stay: {self.reason}{where if self.operator else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinSummary:
+    """Pins for one reason.
+
+    Attributes:
+        pins: At least one.
+        reason: Why; numbers in which the pins' reasons differ are left out.
+    """
+
+    pins: tuple[PinReport, ...]
+    reason: str
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Module paths, each once."""
+        return tuple(dict.fromkeys(pin.layer for pin in self.pins))
+
+    def __str__(self) -> str:
+        count = f"{len(self.layers)} layers" if len(self.layers) > 1 else "1 layer"
+        lines = {pin.line for pin in self.pins}
+        where = ", ".join(filter(None, (self.pins[0].operator, *(lines if len(lines) == 1 else ()))))
+        return f"{count}: {self.reason}" + (f" [{where}]" if where else "")
+
+
+def summarise(pinned: Iterable[PinReport]) -> tuple[PinSummary, ...]:
+    """Pins by their reason, the most frequent first: a network of equal blocks has few reasons and many layers.
+
+    Reasons are the same if they differ in nothing but numbers, and no other operator or line of code gave them.
+
+    >>> pins = [PinReport(layer=f"b.{n}", channels=8, of=8, reason=f"size {n}", operator="add") for n in range(12)]
+    >>> print(*summarise(pins))
+    12 layers: size … [add]
+    """
+    alike: dict[tuple[str, str, str], list[PinReport]] = {}
+    for pin in pinned:
+        line = pin.line if pin.operator else ""  # of a layer's own code, which is not what holds it
+        alike.setdefault((without_numbers(pin.reason), pin.operator, line), []).append(pin)
+    summaries = [
+        PinSummary(pins=tuple(pins), reason=pins[0].reason if len({pin.reason for pin in pins}) == 1 else general)
+        for (general, *_), pins in alike.items()
+    ]
+    return tuple(sorted(summaries, key=lambda summary: -len(summary.layers)))
+
+
+def without_numbers(text: str) -> str:
+    """What texts have in common that differ in nothing but numbers.
+
+    >>> without_numbers("12 of 1,024 channels")
+    '… of … channels'
+    """
+    return re.sub(r"\d+([.,]\d+)*", "…", text)
 
 
 @dataclass(frozen=True, kw_only=True)

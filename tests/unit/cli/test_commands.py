@@ -1,6 +1,7 @@
 """Commands that need no training, and how errors are shown."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -36,6 +37,14 @@ def test_inspect_takes_its_options(capsys):
     rows = {line.split()[0]: line for line in text.splitlines() if line}
     assert rows["conv1"].split()[-3:] == ["16", "64", "16"]
     assert "given" in rows
+
+
+def test_inspect_tells_a_reason_of_many_layers_once(capsys):
+    assert main(["inspect", "digits_cnn", "--exclude", "blocks.*"]) == 0
+
+    text = capsys.readouterr().out
+    assert text.count("excluded by 'blocks.*'") == 1
+    assert re.search(r"  \d layers: excluded by 'blocks\.\*': blocks\.0\.\w+, .* and \d more\n", text)
 
 
 def test_inspect_takes_a_function_of_the_user(capsys, tmp_path, monkeypatch):
@@ -83,6 +92,13 @@ def test_changes_may_stand_anywhere():
         (["inspect", "mobilnet_v2"], "Nearest names: mobilenet_v2"),
         (["inspect", "digits_cnn", "--input-size", "big"], "--input-size big is no size"),
         (["inspect", "digits_cnn", "--exclude", "neck"], "no module matches 'neck'"),
+        (["inspect"], "the name of a MODEL, or --all"),
+        (["inspect", "digits_cnn", "--match", "x"], "--match goes with --all"),
+        (["inspect", "digits_cnn", "--all"], "digits_cnn and --all: name one network, or all"),
+        (["inspect", "--all", "--exclude", "x"], "--exclude is for one network"),
+        (["inspect", "--all", "--input-size", "3,8,8"], "--input-size is for one network"),
+        (["inspect", "--all", "--resume"], "--resume takes up the rows of --json FILE"),
+        (["inspect", "--all", "--match", "resent18"], "'resent18' matches none"),
         (["eval", "nowhere"], "nowhere holds no run"),
         (["calibrate", "nowhere", "--widths", "0.5"], "nowhere holds no run"),
         (["extract", "nowhere", "--width", "0.5", "-o", "x"], "nowhere holds no run"),

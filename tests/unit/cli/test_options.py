@@ -10,7 +10,10 @@ import pytest
 from slimmable.cli.main import main
 
 OPTIONS = {
-    "inspect": ["--divisor", "--exclude", "--input-size", "--json", "--max-ratio", "--min-ratio", "MODEL"],
+    "inspect": [
+        *("--all", "--divisor", "--exclude", "--input-size", "--json", "--match", "--max-ratio", "--min-ratio"),
+        *("--output", "--resume", "-o", "MODEL"),
+    ],
     "train": ["--device", "--folder", "--resume", "RECIPE", "key=value"],
     "calibrate": ["--device", "--root", "--samples", "--widths", "RUN"],
     "eval": ["--calibrate", "--csv", "--device", "--json", "--root", "--widths", "RUN"],

@@ -2,21 +2,29 @@
 
 import re
 import time
+from collections.abc import Iterator
 
 import torch
 
+from slimmable.cli import coverage
 from slimmable.cli.parser import Options
 from slimmable.cli.tables import count, memory, write, write_table
 from slimmable.core.convert import convert
 from slimmable.core.model import SlimmableModel
+from slimmable.core.report import ConversionReport, summarise
 from slimmable.cost.analytic import CostModel
 from slimmable.errors import RecipeError
 from slimmable.models import build_model
 from slimmable.record import atomic_write_json
 
+_LISTED = 3
+
 
 def command(options: Options) -> int:
-    """Convert a network and say what was found."""
+    """Convert a network, or with ``--all`` many, and say what was found."""
+    if options.all:
+        return coverage.command(options)
+    _require_one(options)
     built = build_model(options.model)
     size = _size(options.input_size) if options.input_size else built.input_size
     began = time.perf_counter()
@@ -35,6 +43,14 @@ def command(options: Options) -> int:
         found = {"model": options.model, "input_size": size, "seconds": seconds, "costs": costs}
         atomic_write_json(options.json, found | net.report.to_json())
     return 0
+
+
+def _require_one(options: Options) -> None:
+    if not options.model:
+        raise RecipeError("inspect takes the name of a MODEL, or --all for a table of many")
+    for name in ("match", "output", "resume"):
+        if options[name]:
+            raise RecipeError(f"--{name} goes with --all; {options.model} is one network")
 
 
 def _size(text: str) -> tuple[int, ...]:
@@ -73,7 +89,7 @@ def _show(
             left=2,
         )
     if report.pinned:
-        write("fixed:\n" + "\n".join(f"  {pin}" for pin in report.pinned))
+        write("fixed:\n" + "\n".join(_fixed(report)))
     if report.unreached:
         write(f"not reached by the example: {', '.join(report.unreached)}")
     write_table(
@@ -86,5 +102,14 @@ def _show(
     )
 
 
+def _fixed(report: ConversionReport) -> Iterator[str]:
+    """Fixed layers; many of one reason share a line (``--json`` has each of them)."""
+    for alike in summarise(report.pinned):
+        if len(alike.pins) > _LISTED:
+            yield f"  {alike}: {_few(alike.layers)}"
+        else:
+            yield from (f"  {pin}" for pin in alike.pins)
+
+
 def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
