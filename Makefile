@@ -9,7 +9,7 @@ TEST_PROCESSES ?= auto
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage docs format clean
+.PHONY: help demo test nightly check coverage docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,9 @@ demo: $(STAMP) ## train on digits, calibrate, show 13 widths, extract one
 
 test: $(STAMP) ## unit tests, laws, end-to-end tests, and the examples in docstrings, README and docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal $(TEST_ARGS)
+
+nightly: $(STAMP) ## the laws of conversion on ten times as many random networks
+	SLIMMABLE_EXAMPLES=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_conversion_laws.py -n $(TEST_PROCESSES) --maxprocesses 4
 
 check: $(STAMP) ## style, formatting, types, import order
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ zero; extraction changes nothing; shared gradients are those of slicing; costs a
 """
 
 import copy
+import os
 from collections.abc import Callable
 from random import Random
 
@@ -75,6 +76,36 @@ class Halves(nn.Module):
         return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+class Heads(nn.Module):
+    """Attention between positions, by hand or fused; a head has four channels, their number is kept by the code."""
+
+    def __init__(self, channels: int, *, fused: bool) -> None:
+        super().__init__()
+        self.num_heads, self.fused = channels // 4, fused
+        self.qkv, self.back = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).reshape(n, h * w, 3, self.num_heads, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v) if self.fused else (q @ k.transpose(-2, -1) / 2).softmax(-1) @ v
+        tokens = tokens + self.back(y.transpose(1, 2).reshape(n, h * w, -1))
+        return tokens.transpose(1, 2).reshape(n, c, h, w)
+
+
+class Parts(nn.Module):
+    """The first channels are convolved, the others pass; the code keeps how many."""
+
+    def __init__(self, channels: int, *, sliced: bool) -> None:
+        super().__init__()
+        self.sizes, self.first, self.sliced = (channels // 4, channels - channels // 4), channels // 4, sliced
+        self.conv = nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, rest = (x[:, : self.first], x[:, self.first :]) if self.sliced else x.split(self.sizes, 1)
+        return torch.cat([first + self.conv(first), rest], 1)
+
+
 class Head(nn.Module):
     """Logits after pooling or flattening."""
 
@@ -126,18 +157,31 @@ def halves(channels: int, draw: Draw) -> tuple[nn.Module, int]:
     return Halves(channels, shuffled=draw(st.booleans())), channels
 
 
-BLOCKS = [plain, depthwise, grouped, residual, branches, gate, halves]
+def heads(channels: int, draw: Draw) -> tuple[nn.Module, int]:
+    entry, width = nn.Conv2d(channels, 16, 1), 16
+    return nn.Sequential(entry, Heads(width, fused=draw(st.booleans()))), width
+
+
+def parts(channels: int, draw: Draw) -> tuple[nn.Module, int]:
+    return Parts(channels, sliced=draw(st.booleans())), channels
+
+
+BLOCKS = [plain, depthwise, grouped, residual, branches, gate, halves, heads, parts]
+EXAMPLES = int(os.environ.get("SLIMMABLE_EXAMPLES", "50"))
+"""Networks that every law is tried on; ``make nightly`` takes more."""
 
 
 @st.composite
-def networks(draw: st.DrawFn) -> nn.Module:
-    """A network in double precision, with every parameter and statistic at random."""
+def networks(draw: st.DrawFn, stranger: nn.Module | None = None) -> nn.Module:
+    """A network in double precision, all parameters and statistics at random; maybe a stranger among its blocks."""
     torch.manual_seed(0)
     channels = draw(WIDTHS)
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
     for block in draw(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4)):
         layer, channels = block(channels, draw)
         layers.append(layer)
+    if stranger is not None:
+        layers.insert(draw(st.integers(1, len(layers))), stranger)
     model = nn.Sequential(*layers, Head(channels, pooled=draw(st.booleans()))).double().eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -186,7 +230,9 @@ def gradients(net: SlimmableModel, *, shared: bool) -> list[Tensor | None]:
     return [parameter.grad for parameter in net.parameters()]
 
 
-@settings(max_examples=50, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=EXAMPLES, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(networks())
 def test_laws_of_every_conversion(model):
     net = slimmable.convert(model, IMAGES, divisor=2, batch_norm="naive")
@@ -206,7 +252,11 @@ def test_laws_of_every_conversion(model):
         assert ours is None or torch.equal(ours, theirs)
 
 
-@settings(max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=max(EXAMPLES // 3, 10),
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(networks(), st.sampled_from([1.25, 1.5, 2.0]))
 def test_laws_of_widened_networks(model, max_ratio):
     net = slimmable.convert(model, IMAGES, divisor=2, max_ratio=max_ratio)
@@ -220,7 +270,11 @@ def test_laws_of_widened_networks(model, max_ratio):
         assert slimmable.parameters(net, widths) >= slimmable.parameters(net, net.space.smallest)
 
 
-@settings(max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=max(EXAMPLES // 3, 10),
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(networks(), st.integers(0, 100))
 def test_calibrated_statistics_are_those_of_the_extracted_network_in_training(model, seed):
     """One batch: exact statistics are what batch norm with a momentum of 1 keeps, with the variance biased."""
@@ -239,3 +293,33 @@ def test_calibrated_statistics_are_those_of_the_extracted_network_in_training(mo
     for norm, (mean, var) in zip(norms, found, strict=True):
         torch.testing.assert_close(mean, norm.running_mean)
         torch.testing.assert_close(var, norm.running_var * (count - 1) / count)
+
+
+@torch.library.custom_op("slimmable_laws::unheard", mutates_args=())
+def unheard(x: Tensor) -> Tensor:
+    """An operator that has no rule; that it is the identity nobody can know."""
+    return x.clone()
+
+
+@unheard.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Stranger(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return unheard(x)
+
+
+@settings(
+    max_examples=EXAMPLES, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(networks(Stranger()))
+def test_an_unknown_operator_is_always_named(model):
+    net = slimmable.convert(model, IMAGES, divisor=2, batch_norm="naive")
+    named = [pin for pin in net.report.pinned if pin.operator == "slimmable_laws.unheard.default"]
+    assert named, str(net.report)
+    place = next(place for place, module in enumerate(model) if isinstance(module, Stranger))
+    assert all(pin.module == str(place) and pin.line.startswith("test_conversion_laws.py:") for pin in named)
+    with torch.no_grad(), net.at(net.space.smallest):
+        assert torch.equal(net.extract(net.space.smallest)(IMAGES), net(IMAGES))
