@@ -23,6 +23,7 @@ from slimmable.models.resnet50 import resnet50
 from slimmable.models.resnet_cifar import resnet_cifar
 from slimmable.models.shufflenet_v1 import shufflenet_v1
 from slimmable.models.torchvision_names import torchvision_model, torchvision_names
+from slimmable.models.transformers_names import transformers_model
 from slimmable.models.wdsr import wdsr
 
 InputSize = tuple[int, ...]
@@ -82,10 +83,10 @@ def build_model(
 ) -> BuiltModel:
     """Network called ``name``, with the size of its input.
 
-    ``slimmable:NAME``, ``torchvision:NAME`` and ``timm:NAME`` say whose network it is; ``module:function`` calls a
-    function of the user's own (found from the working directory or the installed packages) that returns a network, or a
-    network and its ``(C, H, W)``. A name alone is this library's, unless torchvision or timm has it too; else
-    torchvision's, else timm's.
+    ``slimmable:NAME``, ``torchvision:NAME``, ``timm:NAME`` and ``transformers:CLASS`` (a class in its default
+    configuration) say whose network it is; ``module:function`` calls a function of the user's own (found from the
+    working directory or the installed packages) that returns a network, or a network and its ``(C, H, W)``. A name
+    alone is this library's, unless torchvision or timm has it too; else torchvision's, else timm's.
 
     Args:
         name: What to build.
@@ -117,6 +118,8 @@ def build_model(
         return _torchvision(_module("torchvision", wanted_by=name), rest, options, pretrained)
     if origin == "timm" and rest:
         return _timm(_module("timm", wanted_by=name), rest, options, pretrained)
+    if origin == "transformers" and rest:
+        return _transformers(_module("transformers", wanted_by=name, extra="huggingface"), rest, options, pretrained)
     if rest:
         return _function(name, options, pretrained)
     torchvision, timm = _optional("torchvision"), _optional("timm")
@@ -193,6 +196,16 @@ def _timm(timm: ModuleType, name: str, options: dict[str, Any], pretrained: bool
     return BuiltModel(model, (channels, height, width))
 
 
+def _transformers(transformers: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
+    if "width" in options:
+        raise RecipeError(
+            f"width={options['width']}: {name!r} of transformers is built at one width only. Leave width out and let "
+            "convert() vary it."
+        )
+    num_classes = options.get("num_classes")
+    return BuiltModel(*transformers_model(transformers, name, num_classes=num_classes, pretrained=pretrained))
+
+
 def _function(name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
     module_name, _, function_name = name.partition(":")
     if pretrained:
@@ -222,11 +235,11 @@ def _function(name: str, options: dict[str, Any], pretrained: bool) -> BuiltMode
     return BuiltModel(model, size)
 
 
-def _module(package: str, *, wanted_by: str) -> ModuleType:
+def _module(package: str, *, wanted_by: str, extra: str = "vision") -> ModuleType:
     found = _optional(package)
     if found is None:
         raise MissingDependencyError(
-            f"model {wanted_by!r} needs {package}, which is not installed: pip install 'slimmable[vision]'"
+            f"model {wanted_by!r} needs {package}, which is not installed: pip install 'slimmable[{extra}]'"
         )
     return found
 

@@ -223,3 +223,15 @@ def test_trained_weights_that_cannot_be_fetched_are_named(monkeypatch):
     monkeypatch.setattr(kind, "get_state_dict", unreachable)
     with pytest.raises(DataError, match=r"cannot be fetched \(no route to host\)"):
         build_model("shufflenet_v2_x0_5", pretrained=True)
+
+
+def test_a_class_of_transformers_in_its_default_configuration():
+    built = build_model("transformers:MobileViTForImageClassification", num_classes=7)
+    assert built.input_size == (3, 256, 256)
+    assert built.model.config.num_labels == 7
+    with pytest.raises(RecipeError, match="the name of a class of transformers that has a configuration"):
+        build_model("transformers:NoSuchNetwork")
+    with pytest.raises(RecipeError, match=r"from_pretrained\(\.\.\.\)"):
+        build_model("transformers:MobileViTForImageClassification", pretrained=True)
+    with pytest.raises(RecipeError, match="built at one width only"):
+        build_model("transformers:MobileViTForImageClassification", width=0.5)
