@@ -77,6 +77,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
             "Its forward must take and return tensors and must not branch on their values; "
             "convert the part of it that does (the backbone, say) and keep the rest as it is"
         ) from error
+    _inline_regions(program.graph_module)
     parameters: dict[fx.Node, str] = {}
     buffers: set[str] = set()
     inputs: list[fx.Node] = []
@@ -110,6 +111,24 @@ def twin(model: nn.Module) -> nn.Module:
     """The modules copied, the tensors shared: what modules keep from one call to the next stays out of ``model``."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _inline_regions(module: fx.GraphModule) -> None:
+    """Put the operators of regions without gradients or autocast, which tracing keeps as graphs, into the whole one."""
+    graph = module.graph
+    for node in [node for node in graph.nodes if str(node.target).startswith("wrap_with_")]:
+        place, inner = next(
+            (place, arg) for place, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr"
+        )
+        region = module.get_submodule(str(inner.target)).graph
+        entering = [each for each in region.nodes if each.op == "placeholder"]
+        with graph.inserting_before(node):
+            found = graph.graph_copy(region, dict(zip(entering, node.args[place + 1 :], strict=True)))
+        results = found if isinstance(found, tuple | list) else (found,)
+        for user in list(node.users):  # each takes one result
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
 
 
 def owner(parameter: str) -> str:

@@ -76,6 +76,27 @@ class Interleaved(Between):
         return torch.stack([x.relu(), (-x).relu()], 2).view(n, 2 * c, h, w)
 
 
+class InPlace(Between):
+    """Every channel twice, side by side."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 2 * channels)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 1).cumsum(3).tanh()
+
+
+class Regions(Between):
+    """Parts of the code run in full precision, and without gradients."""
+
+    def between(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            gate, scale = x.mean((2, 3), keepdim=True).sigmoid(), x.abs().amax((2, 3), keepdim=True)
+        with torch.no_grad():
+            shift = x.mean()
+        return x * gate / (scale + 1) - shift
+
+
 class Matrices(nn.Module):
     """Bare matrices, and a product of activations."""
 
@@ -143,6 +164,11 @@ CASES = {
         keep=lambda full, narrow: {"last.weight": {1: segments(*[(narrow[0], full[0])] * 2)}},
     ),
     "interleaved channels": Case(build=Interleaved, full=(16,), narrow=((5,),), inputs=IMAGES),
+    "channels side by side": Case(
+        build=InPlace, full=(16,), narrow=((5,),), inputs=IMAGES,
+        keep=lambda full, narrow: {"last.weight": {1: segments((2 * narrow[0], 2 * full[0]))}},
+    ),
+    "regions": Case(build=Regions, full=(16,), narrow=((5,),), inputs=IMAGES),
     "bare matrices": Case(
         build=Matrices, full=(16, 12), narrow=((16, 3), (5, 12)), inputs=(torch.randn(2, 5, 6),)
     ),

@@ -97,6 +97,18 @@ def repeat(op: Operator) -> Axes:
     return tuple(layout * (size // op.size(layout)) for layout, size in zip(x, shape, strict=True))
 
 
+@operator_rule("aten.repeat_interleave.self_int")
+def repeat_interleave(op: Operator) -> Axes:
+    """Every position several times over, in place."""
+    x, given = list(op.axes("self")), op.value("dim")
+    if given is None:
+        op.pin(x, "its axes are merged into one")
+        return op.constants()
+    dim = int(given) % len(x)
+    x[dim] = op.scale(x[dim], int(op.value("repeats")))
+    return tuple(x)
+
+
 @operator_rule("aten.chunk", "aten.tensor_split")
 def chunk(op: Operator) -> list[Axes]:
     """Equal parts, computed from the size at run time: they vary together. Unequal ones are pinned."""
