@@ -120,13 +120,16 @@ def _inline_regions(module: fx.GraphModule) -> None:
         place, inner = next(
             (place, arg) for place, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr"
         )
-        region = module.get_submodule(str(inner.target)).graph
-        entering = [each for each in region.nodes if each.op == "placeholder"]
+        region = module.get_submodule(str(inner.target))
+        assert isinstance(region, fx.GraphModule)
+        entering = [each for each in region.graph.nodes if each.op == "placeholder"]
+        given: dict[Any, Any] = dict(zip(entering, node.args[place + 1 :], strict=True))
         with graph.inserting_before(node):
-            found = graph.graph_copy(region, dict(zip(entering, node.args[place + 1 :], strict=True)))
+            found: Any = graph.graph_copy(region.graph, given)
         results = found if isinstance(found, tuple | list) else (found,)
         for user in list(node.users):  # each takes one result
-            user.replace_all_uses_with(results[user.args[1]])
+            index: Any = user.args[1]
+            user.replace_all_uses_with(results[index])
             graph.erase_node(user)
         graph.erase_node(node)
 
