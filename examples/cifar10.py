@@ -2,7 +2,8 @@
 
 A small ResNet is trained with the same loop, data, epochs, optimizer and schedule as
 
-* independent networks, built natively at 4 widths: the curve to match, at the price of 4 trainings and 4 networks;
+* independent networks, built natively at 4 widths: the curve to match, at the price of 4 trainings and 4 networks. Each
+  is trained with two seeds: the curve is their mean, and how far they differ is the noise of a training;
 * S-Net: one set of weights, 4 switches with private batch norm;
 * US-Net: one set of weights for any width, by the sandwich rule and calibration. Every width learns from the labels:
   in trainings as short as this one they did better than in-place distillation (``--distill``);
@@ -65,19 +66,19 @@ class Comparison:
     task: ClassificationTask
     options: argparse.Namespace
 
-    def network(self, width: float = 1.0) -> nn.Module:
+    def network(self, width: float = 1.0, seed: int = 0) -> nn.Module:
         """ResNet-8 with 32, 64 and 128 channels at width 1; its first convolution halves the image to save time."""
-        torch.manual_seed(self.options.seed)
+        torch.manual_seed(self.options.seed + seed)
         plain = resnet_cifar(8, 2 * width)
         assert isinstance(plain.conv1, nn.Conv2d)
         plain.conv1.stride = (2, 2)
         return plain
 
-    def convert(self, width: float = 1.0, **how: Any) -> SlimmableModel:
+    def convert(self, width: float = 1.0, seed: int = 0, **how: Any) -> SlimmableModel:
         """The network made elastic; ``how`` is passed to ``slimmable.convert``."""
-        return slimmable.convert(self.network(width), self.task.example_inputs(), **how)
+        return slimmable.convert(self.network(width, seed), self.task.example_inputs(), **how)
 
-    def train(self, net: SlimmableModel, sampler: WidthSampler, *, distillation: bool = False) -> float:
+    def train(self, net: SlimmableModel, sampler: WidthSampler, *, distillation: bool = False, seed: int = 0) -> float:
         """Train ``net`` in place; the seconds that took."""
         epochs = self.options.epochs
         settings = TrainSettings(
@@ -86,7 +87,7 @@ class Comparison:
             warmup_epochs=1,
             weight_decay=5e-4,
             distillation=distillation,
-            seed=self.options.seed,
+            seed=self.options.seed + seed,
             validate_every=epochs,
         )
         started = time.perf_counter()
@@ -107,12 +108,12 @@ class Comparison:
         costs = [slimmable.macs(net, widths) for widths in widths_list]
         outcome.macs |= dict(zip(ratios, costs, strict=True))
 
-    def independent(self) -> Outcome:
+    def independent(self, seed: int = 0) -> Outcome:
         """A network of its own for every switch."""
         outcome = Outcome()
         for ratio in SWITCHES:
-            net = self.convert(ratio, min_ratio=1.0)
-            outcome.seconds += self.train(net, Fixed(net.space.largest))
+            net = self.convert(ratio, seed, min_ratio=1.0)
+            outcome.seconds += self.train(net, Fixed(net.space.largest), seed=seed)
             self.enter(outcome, net, [net.space.largest], [ratio])
         return outcome
 
@@ -156,16 +157,18 @@ def cut_statistics(net: SlimmableModel, widths: Widths) -> None:
     net.stamp(own)
 
 
-def margins(outcome: Outcome, curve: Outcome) -> dict[float, float]:
-    """Accuracy above the curve of the independent networks, which is interpolated over the logarithm of MACs."""
-    known = [(math.log(curve.macs[ratio]), curve.accuracy[ratio]) for ratio in SWITCHES]
-    x, y = zip(*known, strict=True)
+def margins(outcome: Outcome, *curves: Outcome) -> dict[float, float]:
+    """Accuracy above the mean curve of the independent networks, which is interpolated over the logarithm of MACs."""
+    macs = curves[0].macs
+    x = [math.log(macs[ratio]) for ratio in SWITCHES]
+    y = [sum(curve.accuracy[ratio] for curve in curves) / len(curves) for ratio in SWITCHES]
     return {r: a - float(np.interp(math.log(outcome.macs[r]), x, y)) for r, a in outcome.accuracy.items()}
 
 
-def noise(accuracy: float, images: int) -> float:
-    """Two standard errors of the difference of two accuracies, each measured on as many test images."""
-    return 2 * math.sqrt(2 * accuracy * (1 - accuracy) / images)
+def noise(one: Outcome, other: Outcome) -> float:
+    """Two standard deviations of the difference of two trainings of one network, from trainings at every switch."""
+    squares = [(one.accuracy[ratio] - other.accuracy[ratio]) ** 2 for ratio in SWITCHES]
+    return 2 * math.sqrt(sum(squares) / len(squares))
 
 
 def show(outcomes: dict[str, Outcome]) -> None:
@@ -205,6 +208,7 @@ def main() -> None:
     started = time.perf_counter()
     methods = {
         "independent": comparison.independent,
+        "again": lambda: comparison.independent(seed=1),
         "S-Net": comparison.s_net,
         "US-Net": comparison.us_net,
         "naive": comparison.naive,
@@ -217,11 +221,11 @@ def main() -> None:
     show(outcomes)
     images = sum(len(batch.labels) for batch in comparison.task.test_batches())
     us_net = outcomes["US-Net"]
-    above = margins(us_net, outcomes["independent"])
+    above = margins(us_net, outcomes["independent"], outcomes["again"])
     figures = {
         "us_net_min_margin": min(above.values()),
         "us_net_mean_margin": sum(above.values()) / len(above),
-        "noise": noise(outcomes["independent"].accuracy[0.5], images),
+        "noise": noise(outcomes["independent"], outcomes["again"]),
         "naive_narrowest": outcomes["naive"].accuracy[0.25],
         "uncalibrated_mean": sum(us_net.uncalibrated[ratio] for ratio in RATIOS[:-1]) / (len(RATIOS) - 1),
         "minutes": minutes,
