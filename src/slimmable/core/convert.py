@@ -217,7 +217,7 @@ def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> 
 
 
 def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping) -> None:
-    """Run widths between which all groups differ, and compare every operator's shape at random ones."""
+    """Run widths between which all groups differ, and the largest; compare every operator's shape at random ones."""
     net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
     smallest = grouping.space.smallest
     narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
@@ -226,7 +226,8 @@ def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analys
     foreseen = Foreseen(analysis, grouping, drawn)
     run_narrow(plain, inputs, foreseen)
     compare_shapes(plain, inputs, foreseen)
-    for widths in _telling_apart(grouping.space):
+    wider = [grouping.space.largest] if grouping.space.largest != grouping.space.base else []
+    for widths in [*wider, *_telling_apart(grouping.space)]:
         run_narrow(net.extract(widths), inputs, Foreseen(analysis, grouping, widths))
     switched = [run_switched(net, inputs, widths) for widths in (grouping.space.base, smallest)]
     require_close(switched[-1], narrow, "the narrowest width against its extracted network")

@@ -206,6 +206,46 @@ def test_a_module_whose_code_fixes_a_size_is_held_and_the_rest_varies(module):
             assert torch.equal(net(IMAGES), net.extract(widths)(IMAGES))
 
 
+def test_code_that_cuts_at_a_number_is_held_when_the_network_is_widened():
+    """At the given width and below, the slice takes all channels."""
+
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :16]
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), Cut(), nn.Conv2d(16, 2, 1)).eval()
+    assert slimmable.convert(model, IMAGES).space.names == ("0",)
+    net = slimmable.convert(model, IMAGES, max_ratio=1.5)
+    assert not net.space.groups
+    assert "its code fixes a size" in net.report.pinned[0].reason
+
+
+class Keeping(nn.Module):
+    """A module that keeps what it computed, for the next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gain = nn.Conv2d(16, 16, 1), nn.Parameter(torch.ones(16))
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None or self.training:
+            self.kept = self.gain.square()[:, None, None]
+        return self.conv(x) * self.kept
+
+
+def test_a_module_that_keeps_a_tensor_of_one_width_is_held_and_named():
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), Keeping(), nn.Conv2d(16, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    net = slimmable.convert(model, IMAGES, divisor=1)
+    assert "2" in net.space.names
+    assert [pin.layer for pin in net.report.pinned if "it keeps what it computed at another width" in pin.reason] == [
+        "1.conv"
+    ]
+    for widths in (net.space.largest, net.space.smallest, net.space.largest):
+        with net.at(widths), torch.no_grad():
+            assert torch.equal(net(IMAGES), net.extract(widths)(IMAGES))
+
+
 def test_a_network_that_cannot_be_traced_is_refused_with_the_reason():
     class Branching(nn.Module):
         def __init__(self) -> None:
