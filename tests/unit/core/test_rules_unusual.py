@@ -97,6 +97,41 @@ class Regions(Between):
         return x * gate / (scale + 1) - shift
 
 
+class Scaled(Between):
+    """A gain for each channel, shaped by a tuple that the code keeps (MetaFormer)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.scale, self.shape = nn.Parameter(torch.ones(channels)), (channels, 1, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.scale.view(self.shape)
+
+
+class Split(nn.Module):
+    """Parts of a width that the code keeps."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.split(self.width, 1)
+        return torch.cat([one + other, other], 1)
+
+
+class TwoNames(Between):
+    """A module that the network knows by two names, and calls by the second."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.one = Split(channels // 2)
+        self.nested = nn.ModuleDict({"same": self.one})
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.nested["same"](x)
+
+
 class Matrices(nn.Module):
     """Bare matrices, and a product of activations."""
 
@@ -169,6 +204,17 @@ CASES = {
         keep=lambda full, narrow: {"last.weight": {1: segments((2 * narrow[0], 2 * full[0]))}},
     ),
     "regions": Case(build=Regions, full=(16,), narrow=((5,),), inputs=IMAGES),
+    "gains in a shape that the code keeps": Case(build=Scaled, full=(16,), narrow=((5,),), inputs=IMAGES),
+    "a module of two names": Case(
+        build=TwoNames,
+        full=(16,),
+        narrow=((6,), (10,)),
+        inputs=IMAGES,
+        keep=lambda full, narrow: {
+            name: {dim: segments(*[(narrow[0] // 2, full[0] // 2)] * 2)}
+            for name, dim in (("first.weight", 0), ("first.bias", 0), ("last.weight", 1))
+        },
+    ),
     "bare matrices": Case(
         build=Matrices, full=(16, 12), narrow=((16, 3), (5, 12)), inputs=(torch.randn(2, 5, 6),)
     ),
