@@ -8,6 +8,7 @@
     ├── CalibrationError                      batch-norm statistics that are missing, stale or not finite
     ├── ExtractionError                       a sub-network that cannot be written as plain modules
     ├── CostError (ValueError)                a cost that was asked for and has no formula
+    ├── SearchError (ValueError)              a search that has no answer, or none that can be found exactly
     ├── TrainingError                         a run that cannot go on (a loss that is not finite)
     ├── CheckpointError                       a file that does not fit the network, or is damaged
     ├── DataError                             data that are missing or malformed
@@ -40,6 +41,10 @@ class ExtractionError(SlimmableError):
 
 class CostError(SlimmableError, ValueError):
     """A cost that was asked for and has no formula."""
+
+
+class SearchError(SlimmableError, ValueError):
+    """A search that has no answer, or none that can be found exactly."""
 
 
 class TrainingError(SlimmableError):
