@@ -20,6 +20,7 @@ from slimmable.core.space import Widths
 from slimmable.core.state import BatchNorm, State
 from slimmable.core.trace import owner
 from slimmable.core.widen import widen
+from slimmable.errors import ConversionError
 
 Owner = tuple[nn.Module, str]
 
@@ -148,9 +149,18 @@ def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Gr
 
 
 def _add_scales(slots: _Slots, axes: dict[str, tuple[Axis, ...]], owners: dict[str, list[Owner]]) -> None:
-    """The factor of every convolution and linear layer whose input varies."""
+    """The factor of every convolution and linear layer whose input varies.
+
+    Raises:
+        ConversionError: A layer computes its weight from others.
+    """
     given = slots.state.space.base.channels
     for name, its in axes.items():
+        if owner(name) != name.rpartition(".")[0] and any(axis.varies for axis in its[1:]):
+            raise ConversionError(
+                f"averaged: layer {owner(name)!r} computes its weight ({name}), and an extracted network could not "
+                "hold the factor; remove the parametrisation, or convert without averaged"
+            )
         for module, own in owners[name]:
             if own == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 axis = its[0 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 1]

@@ -59,6 +59,13 @@ def test_averaged_layers_that_share_a_weight_are_each_scaled_once():
         torch.testing.assert_close(net.extract(net.space.smallest)(x), net(x))
 
 
+def test_averaged_layers_that_compute_their_weight_are_refused_by_name():
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 8, 1))
+    plain = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), normed, nn.Conv2d(8, 2, 1))
+    with pytest.raises(ConversionError, match=r"averaged: layer '2' computes its weight"):
+        slimmable.convert(plain, images(), averaged=True)
+
+
 @pytest.mark.parametrize("averaged", [False, True])
 def test_widening_keeps_the_given_network_also_in_channels_last(averaged):
     torch.manual_seed(0)
