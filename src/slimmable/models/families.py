@@ -23,13 +23,20 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "CoaT": ("timm:coat_lite_tiny",),
         "CoAtNet": ("timm:coatnet_0_rw_224",),
         "ConvMixer": ("timm:convmixer_768_32",),
-        "ConvNeXt": ("torchvision:convnext_tiny", "timm:convnext_atto", "timm:convnextv2_atto"),
+        "ConvNeXt": (
+            "torchvision:convnext_tiny",
+            "timm:convnext_atto",
+            "timm:convnextv2_atto",
+            "transformers:ConvNextForImageClassification",
+        ),
         "CrossViT": ("timm:crossvit_9_240",),
         "CSPNet": ("timm:cspdarknet53", "timm:cs3darknet_s"),
+        "CvT": ("transformers:CvtForImageClassification",),
         "DarkNet": ("timm:darknet21",),
         "DaViT": ("timm:davit_tiny",),
         "DeiT": ("timm:deit_tiny_distilled_patch16_224", "timm:deit3_small_patch16_224"),
         "DenseNet": ("torchvision:densenet121",),
+        "DINOv2": ("transformers:Dinov2ForImageClassification",),
         "DLA": ("timm:dla34",),
         "DPN": ("timm:dpn48b", "timm:dpn68"),
         "ECA-Net": ("timm:ecaresnet50t", "timm:eca_vovnet39b"),
@@ -104,6 +111,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "torchvision:deeplabv3_mobilenet_v3_large",
             "torchvision:fcn_resnet50",
             "torchvision:lraspp_mobilenet_v3_large",
+            "transformers:SegformerForSemanticSegmentation",
         ),
         "SelecSLS": ("timm:selecsls42b",),
         "SENet": ("timm:seresnet50", "timm:legacy_seresnet18"),
@@ -113,7 +121,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "StarNet": ("timm:starnet_s050",),
         "Super-resolution": ("slimmable:wdsr_a_x2",),
         "SwiftFormer": ("timm:swiftformer_xs",),
-        "Swin": ("torchvision:swin_t", "torchvision:swin_v2_t"),
+        "Swin": ("torchvision:swin_t", "torchvision:swin_v2_t", "transformers:SwinForImageClassification"),
         "TinyViT": ("timm:tiny_vit_5m_224",),
         "TResNet": ("timm:tresnet_m",),
         "Twins": ("timm:twins_svt_small",),
@@ -121,7 +129,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "VGG": ("torchvision:vgg11_bn",),
         "Video": ("torchvision:r3d_18", "torchvision:r2plus1d_18", "torchvision:swin3d_t"),
         "Visformer": ("timm:visformer_tiny",),
-        "ViT": ("torchvision:vit_b_16", "timm:vit_tiny_patch16_224"),
+        "ViT": (
+            "torchvision:vit_b_16",
+            "timm:vit_tiny_patch16_224",
+            "transformers:ViTForImageClassification",
+        ),
         "VoVNet": ("timm:ese_vovnet19b_slim_dw",),
         "Xception": ("timm:xception41",),
         "XCiT": ("timm:xcit_nano_12_p16_224",),
@@ -149,6 +161,11 @@ class ZooModel(NamedTuple):
     name: str
     input_size: InputSize | None
 
+    @property
+    def package(self) -> str:
+        """Whose it is: the name of an installed package, or of one that is not."""
+        return self.name.partition(":")[0].partition(".")[0]
+
 
 def zoo(patterns: Sequence[str] = ()) -> tuple[ZooModel, ...]:
     """The networks of the list, by family; those that any of ``patterns`` matches, if there are some.
@@ -158,8 +175,8 @@ def zoo(patterns: Sequence[str] = ()) -> tuple[ZooModel, ...]:
     Raises:
         RecipeError: A pattern matches nothing.
 
-    >>> [model.name for model in zoo(["vit_*", "Swin"])]
-    ['torchvision:swin_t', 'torchvision:swin_v2_t', 'torchvision:vit_b_16', 'timm:vit_tiny_patch16_224']
+    >>> [model.name for model in zoo(["vit_tiny*", "MaxViT"])]
+    ['torchvision:maxvit_t', 'timm:maxvit_pico_rw_256', 'timm:vit_tiny_patch16_224']
     """
     models = [ZooModel(family, name, INPUT_SIZES.get(name)) for family, names in FAMILIES.items() for name in names]
     chosen: set[ZooModel] = set()
