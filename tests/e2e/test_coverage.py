@@ -66,6 +66,19 @@ def test_a_failing_network_has_its_row_stops_no_other_and_fails_the_command(caps
     assert "torchvision:squeezenet1_1: fails: ConversionError: odd" in shown.err
 
 
+def test_networks_of_a_package_that_is_not_installed_are_left_out(capsys, monkeypatch):
+    monkeypatch.setattr("slimmable.cli.coverage.find_spec", lambda package: package != "torchvision")
+    monkeypatch.setattr(
+        "slimmable.cli.coverage.cover", lambda family, model, **_: CoverageRow(family=family, model=model)
+    )
+
+    assert main(TWO) == 0
+
+    shown = capsys.readouterr()
+    assert "left out, for torchvision not installed: 1 networks" in shown.err
+    assert shown.out.count("| `") == 1
+
+
 def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     found = tmp_path / "found.json"
     measured = []

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -23,10 +24,14 @@ FAILED = 1
 def command(options: Options) -> int:
     """Convert every network of the zoo and write the table; 1 if one of them fails."""
     _require_fitting(options)
-    models = zoo(options.match.split(",") if options.match else ())
+    chosen = zoo(options.match.split(",") if options.match else ())
+    models = [model for model in chosen if find_spec(model.package)]
     conversion = {"min_ratio": options.min_ratio, "max_ratio": options.max_ratio, "divisor": options.divisor}
     record = CoverageRecord(options=conversion)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if len(models) < len(chosen):
+        missing = ", ".join(sorted({model.package for model in chosen if model not in models}))
+        console.print(f"left out, for {missing} not installed: {len(chosen) - len(models)} networks")
     if options.resume:
         changed = record.take_up(options.json)
         if changed:

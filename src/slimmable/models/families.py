@@ -23,13 +23,20 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "CoaT": ("timm:coat_lite_tiny",),
         "CoAtNet": ("timm:coatnet_0_rw_224",),
         "ConvMixer": ("timm:convmixer_768_32",),
-        "ConvNeXt": ("torchvision:convnext_tiny", "timm:convnext_atto", "timm:convnextv2_atto"),
+        "ConvNeXt": (
+            "torchvision:convnext_tiny",
+            "timm:convnext_atto",
+            "timm:convnextv2_atto",
+            "transformers:ConvNextForImageClassification",
+        ),
         "CrossViT": ("timm:crossvit_9_240",),
         "CSPNet": ("timm:cspdarknet53", "timm:cs3darknet_s"),
+        "CvT": ("transformers:CvtForImageClassification",),
         "DarkNet": ("timm:darknet21",),
         "DaViT": ("timm:davit_tiny",),
         "DeiT": ("timm:deit_tiny_distilled_patch16_224", "timm:deit3_small_patch16_224"),
         "DenseNet": ("torchvision:densenet121",),
+        "DINOv2": ("transformers:Dinov2ForImageClassification",),
         "DLA": ("timm:dla34",),
         "DPN": ("timm:dpn48b", "timm:dpn68"),
         "ECA-Net": ("timm:ecaresnet50t", "timm:eca_vovnet39b"),
@@ -70,7 +77,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "MLP-Mixer": ("timm:mixer_s32_224", "timm:gmlp_ti16_224", "timm:resmlp_12_224"),
         "MNASNet": ("torchvision:mnasnet1_0", "timm:semnasnet_050", "timm:spnasnet_100"),
         "MobileNet": (
-            "mobilenet_v1",
+            "slimmable:mobilenet_v1",
             "torchvision:mobilenet_v2",
             "torchvision:mobilenet_v3_large",
             "torchvision:mobilenet_v3_small",
@@ -104,15 +111,17 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "torchvision:deeplabv3_mobilenet_v3_large",
             "torchvision:fcn_resnet50",
             "torchvision:lraspp_mobilenet_v3_large",
+            "transformers:SegformerForSemanticSegmentation",
         ),
         "SelecSLS": ("timm:selecsls42b",),
         "SENet": ("timm:seresnet50", "timm:legacy_seresnet18"),
-        "ShuffleNet": ("torchvision:shufflenet_v2_x1_0",),
+        "ShuffleNet": ("slimmable:shufflenet_v1", "torchvision:shufflenet_v2_x1_0"),
         "SKNet": ("timm:skresnet18",),
         "SqueezeNet": ("torchvision:squeezenet1_1",),
         "StarNet": ("timm:starnet_s050",),
+        "Super-resolution": ("slimmable:wdsr_a_x2",),
         "SwiftFormer": ("timm:swiftformer_xs",),
-        "Swin": ("torchvision:swin_t", "torchvision:swin_v2_t"),
+        "Swin": ("torchvision:swin_t", "torchvision:swin_v2_t", "transformers:SwinForImageClassification"),
         "TinyViT": ("timm:tiny_vit_5m_224",),
         "TResNet": ("timm:tresnet_m",),
         "Twins": ("timm:twins_svt_small",),
@@ -120,7 +129,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "VGG": ("torchvision:vgg11_bn",),
         "Video": ("torchvision:r3d_18", "torchvision:r2plus1d_18", "torchvision:swin3d_t"),
         "Visformer": ("timm:visformer_tiny",),
-        "ViT": ("torchvision:vit_b_16", "timm:vit_tiny_patch16_224"),
+        "ViT": (
+            "torchvision:vit_b_16",
+            "timm:vit_tiny_patch16_224",
+            "transformers:ViTForImageClassification",
+        ),
         "VoVNet": ("timm:ese_vovnet19b_slim_dw",),
         "Xception": ("timm:xception41",),
         "XCiT": ("timm:xcit_nano_12_p16_224",),
@@ -148,6 +161,11 @@ class ZooModel(NamedTuple):
     name: str
     input_size: InputSize | None
 
+    @property
+    def package(self) -> str:
+        """Whose it is: the name of an installed package, or of one that is not."""
+        return self.name.partition(":")[0].partition(".")[0]
+
 
 def zoo(patterns: Sequence[str] = ()) -> tuple[ZooModel, ...]:
     """The networks of the list, by family; those that any of ``patterns`` matches, if there are some.
@@ -157,8 +175,8 @@ def zoo(patterns: Sequence[str] = ()) -> tuple[ZooModel, ...]:
     Raises:
         RecipeError: A pattern matches nothing.
 
-    >>> [model.name for model in zoo(["vit_*", "Swin"])]
-    ['torchvision:swin_t', 'torchvision:swin_v2_t', 'torchvision:vit_b_16', 'timm:vit_tiny_patch16_224']
+    >>> [model.name for model in zoo(["vit_tiny*", "MaxViT"])]
+    ['torchvision:maxvit_t', 'timm:maxvit_pico_rw_256', 'timm:vit_tiny_patch16_224']
     """
     models = [ZooModel(family, name, INPUT_SIZES.get(name)) for family, names in FAMILIES.items() for name in names]
     chosen: set[ZooModel] = set()

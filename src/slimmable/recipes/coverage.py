@@ -6,6 +6,7 @@ network gives the same output, and costs in closed form equal those counted on t
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,6 +132,7 @@ def cover(
             found = _coverage(net, size, seconds, laws.deviation)
         except Exception as error:
             faults.append(described(error))
+    gc.collect()  # graphs refer to themselves: their tensors would stay until memory is short
     return CoverageRow(family=family, model=model, found=found, faults=tuple(faults))
 
 

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+import transformers
 
 from slimmable.errors import RecipeError
 from slimmable.models import MODELS, build_model
@@ -45,8 +46,14 @@ def test_every_name_exists():
             assert timm.is_model(name), name
         elif origin == "torchvision":
             assert name in torchvision_names, name
+        elif origin == "transformers":
+            assert getattr(transformers, name).config_class, name
         else:
-            assert model.name in [*MODELS, *OWN]
+            assert name in MODELS or model.name in OWN, model.name
+
+
+def test_every_network_names_its_package():
+    assert {model.package for model in zoo()} == {"slimmable", "torchvision", "timm", "transformers"}
 
 
 def test_sizes_are_of_networks_in_the_list():
@@ -78,7 +85,7 @@ def flat(value):
     [
         (["resnet18"], ["torchvision:resnet18"]),
         (["timm:resnet*"], ["timm:resnet50d", "timm:resnetv2_18"]),
-        (["swin"], ["torchvision:swin_t", "torchvision:swin_v2_t"]),
+        (["efficientvit"], ["timm:efficientvit_b0", "timm:efficientvit_m0"]),
         (["U-Net", " alexnet"], ["torchvision:alexnet", "slimmable.models.unet:unet"]),
     ],
 )
