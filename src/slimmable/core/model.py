@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimmable.core.checkpoint import check_description
 from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors
+from slimmable.core.portable import Origin, Portable
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm, State
 from slimmable.errors import CheckpointError
@@ -33,6 +34,7 @@ class SlimmableModel(nn.Module):
         report: What may vary, and what may not and why.
         analysis: Layouts of the graph's tensors, from which costs are computed.
         grouping: How those layouts are read in the space.
+        origin: The conversion or the file that it comes from.
 
     Example:
         >>> import torch, slimmable
@@ -59,6 +61,7 @@ class SlimmableModel(nn.Module):
         self.report = report
         self.analysis = analysis
         self.grouping = grouping
+        self.origin: Origin = Portable(reason="it was put together by hand")
         self._state = state
         self._folds = tuple(folds)
         self._to_stamp: list[NormTable] = []
