@@ -141,7 +141,7 @@ def _given(call: Call) -> Iterator[tuple[str, Any]]:
     schema = getattr(call.node.target, "_schema", None)
     default = {} if schema is None else {each.name: each.default_value for each in schema.arguments}
     for name, value in call.values.items():
-        if name not in default or isinstance(value, fx.Node) or value is not default[name] and value != default[name]:
+        if name not in default or isinstance(value, fx.Node) or (value is not default[name] and value != default[name]):
             yield name, value
 
 
@@ -215,20 +215,7 @@ def decoded(found: Mapping[str, Any], constants: Mapping[str, Tensor]) -> tuple[
     for name, operator_name, module, line, given, tensors in found["calls"]:
         target = resolved(operator_name)
         noted: dict[tuple[str, int | None], Batch | Mode] = {}
-
-        def argument(key: str, value: Any, noted: dict[tuple[str, int | None], Batch | Mode] = noted) -> Any:
-            def change(at: int | None, each: Any) -> Any:
-                if isinstance(each, dict) and "batch" in each:
-                    noted[key, at] = note = Batch(*each["batch"])
-                    return note.at(found["batch"])
-                if isinstance(each, dict) and "mode" in each:
-                    noted[key, at] = note = Mode(*map(_restored, each["mode"]))
-                    return note.evaluation
-                return nodes[each["node"]] if isinstance(each, dict) and "node" in each else _restored(each)
-
-            return mapped(value, change)
-
-        values = {key: argument(key, value) for key, value in given.items()}
+        values = {key: _argument(key, value, nodes, noted, found["batch"]) for key, value in given.items()}
         node = graph.create_node("call_function", target, *_positional(target, values), name=name)
         node.meta["val"] = _blank(tensors)
         nodes.append(node)
@@ -256,6 +243,23 @@ def decoded(found: Mapping[str, Any], constants: Mapping[str, Tensor]) -> tuple[
         ),
     )
     return trace, notes
+
+
+def _argument(
+    key: str, value: Any, nodes: list[fx.Node], noted: dict[tuple[str, int | None], Batch | Mode], batch: int
+) -> Any:
+    """An argument at the example's batch in evaluation; what depends on either is put into ``noted``."""
+
+    def change(at: int | None, each: Any) -> Any:
+        if isinstance(each, dict) and "batch" in each:
+            noted[key, at] = note = Batch(*each["batch"])
+            return note.at(batch)
+        if isinstance(each, dict) and "mode" in each:
+            noted[key, at] = note = Mode(*map(_restored, each["mode"]))
+            return note.evaluation
+        return nodes[each["node"]] if isinstance(each, dict) and "node" in each else _restored(each)
+
+    return mapped(value, change)
 
 
 def resolved(name: str) -> Callable[..., Any]:
@@ -349,7 +353,7 @@ def _unnested(value: Any, leaf: Callable[[Any], Any]) -> Any:
     ((kind, content),) = value.items()
     if kind == "named":
         name, fields, each = content
-        return namedtuple(name, fields)(*(_unnested(part, leaf) for part in each))  # noqa: PYI024  made at run time
+        return namedtuple(name, fields)(*(_unnested(part, leaf) for part in each))
     if kind == "dict":
         return {key: _unnested(part, leaf) for key, part in content}
     if kind in ("tuple", "list"):

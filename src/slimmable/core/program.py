@@ -101,10 +101,6 @@ class Program(Part):
     """A network that was read from a file.
 
     Sizes that follow widths are attributes of it, and constants are buffers.
-
-    Raises:
-        DataError: Inputs of other shapes than those that the network was converted for, but for the batch size.
-        CheckpointError: The file holds no graph for this mode.
     """
 
     def __init__(self) -> None:
@@ -115,6 +111,12 @@ class Program(Part):
         self._parts: dict[str, nn.Module] = {}
 
     def forward(self, *args: Any) -> Any:
+        """What the network returns, nested as it did.
+
+        Raises:
+            DataError: Inputs of other shapes than the example's, but for the batch size.
+            CheckpointError: The file holds no graph for training.
+        """
         code = self._evaluation
         if self.training and self._no_training:
             raise CheckpointError(

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slimmable.core.axes import Axis
+from slimmable.core.compare import COPIES
 from slimmable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from slimmable.core.model import SlimmableModel
-
-_COPIES = ("aten.contiguous.default", "aten.clone.default")
 
 
 def structure_of(net: SlimmableModel) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def structure_of(net: SlimmableModel) -> dict[str, Any]:
             name: [_described(axes(layout), names) for layout in layouts]
             for name, layouts in net.analysis.parameters.items()
         },
-        "operators": [[call.name, call.module] for call in net.analysis.trace.calls if call.name not in _COPIES],
+        "operators": [[call.name, call.module] for call in net.analysis.trace.calls if call.name not in COPIES],
         "torch": _release(),
     }
 

@@ -130,15 +130,13 @@ def _signature(program: torch.export.ExportedProgram) -> Signature:
     given, made = program.graph_signature.input_specs, program.graph_signature.output_specs
     taken = [_leaf(spec.arg, nodes) for spec in given if spec.kind is InputKind.USER_INPUT]
     yielded = [_leaf(spec.arg, nodes) for spec in made if spec.kind is OutputKind.USER_OUTPUT]
-    constants = {
-        nodes[spec.arg.name]: program.constants[spec.target]
-        for spec in given
-        if spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None
-    }
+    constants: dict[fx.Node, Tensor] = {}
+    for spec in given:
+        value = program.constants.get(spec.target) if spec.target is not None else None
+        if spec.kind is InputKind.CONSTANT_TENSOR and isinstance(value, Tensor):
+            constants[nodes[spec.arg.name]] = value
     arguments, _ = _nested(taken, program.call_spec.in_spec)
-    return Signature(
-        arguments=arguments, constants=constants, returned=_nested(yielded, program.call_spec.out_spec)
-    )
+    return Signature(arguments=arguments, constants=constants, returned=_nested(yielded, program.call_spec.out_spec))
 
 
 def _leaf(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
