@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from slimmable.core.analysis import Analysis, Holds, analyse
 from slimmable.core.assemble import assemble
