@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slimmable.core.checkpoint import load_network as load
+    from slimmable.core.checkpoint import load
     from slimmable.core.checkpoint import save_network as save
     from slimmable.core.convert import convert
     from slimmable.core.model import SlimmableModel
@@ -45,7 +45,7 @@ _HOMES = {
     "activation_bytes": "slimmable.cost.analytic:activation_bytes",
     # keep it
     "save": "slimmable.core.checkpoint:save_network",
-    "load": "slimmable.core.checkpoint:load_network",
+    "load": "slimmable.core.checkpoint:load",
     # what can go wrong
     "SlimmableError": "slimmable.errors:SlimmableError",
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimmable.core.analysis import Analysis, Holds, analyse
 from slimmable.core.assemble import assemble
+from slimmable.core.conversion import Conversion, Options, hollow, hollow_inputs
 from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.model import SlimmableModel
 from slimmable.core.prove import (
@@ -122,6 +123,18 @@ def convert(
             averaged=averaged,
         )
         _prove_full(net, inputs, expected)
+        options = Options(
+            ranges=ranges, tie=tuple(map(tuple, tie)), follow=dict(follow or {}), holds=holds, aliases=aliases
+        )
+        net.origin = Conversion(
+            skeleton=hollow(original),
+            inputs=hollow_inputs(inputs),
+            analysis=analysis,
+            grouping=grouping,
+            training=training,
+            options=options,
+            averaged=averaged,
+        )
         net.train(model.training)
         for path, module in model.named_modules():
             net.model.get_submodule(path).training = module.training

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from slimmable.core.checkpoint import check_description
 from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors
+from slimmable.core.portable import Origin, Portable
+from slimmable.core.program import Program
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm, State
-from slimmable.errors import CheckpointError
+from slimmable.errors import CheckpointError, ExtractionError
 
 if TYPE_CHECKING:
     from slimmable.core.analysis import Analysis
@@ -33,6 +35,7 @@ class SlimmableModel(nn.Module):
         report: What may vary, and what may not and why.
         analysis: Layouts of the graph's tensors, from which costs are computed.
         grouping: How those layouts are read in the space.
+        origin: The conversion or the file that it comes from.
 
     Example:
         >>> import torch, slimmable
@@ -59,6 +62,7 @@ class SlimmableModel(nn.Module):
         self.report = report
         self.analysis = analysis
         self.grouping = grouping
+        self.origin: Origin = Portable(reason="it was put together by hand")
         self._state = state
         self._folds = tuple(folds)
         self._to_stamp: list[NormTable] = []
@@ -186,7 +190,13 @@ class SlimmableModel(nn.Module):
         Raises:
             WidthError: ``widths`` do not belong to the space.
             CalibrationError: Batch norm has no current statistics for them.
+            ExtractionError: The network cannot be copied, or was read without its code and ``fold_batch_norm`` is set.
         """
+        if fold_batch_norm and self.has_batch_norm and isinstance(self.model, Program):
+            raise ExtractionError(
+                "batch norm cannot be folded in a network that was read from its file alone; convert the network from "
+                "its code, load the file into that (slimmable.load(net, path)) and extract from there"
+            )
         with self.at(widths):
             return extract(self.model, self._state, self._folds if fold_batch_norm else None)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from slimmable.core.origins import Origins, Size, origins_of, sizes_of
 from slimmable.errors import ConversionError
@@ -36,6 +37,21 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a traced forward takes and returns.
+
+    Attributes:
+        arguments: The forward's arguments as it takes them, nested, with a placeholder node for every tensor.
+        constants: Tensors that are neither parameters, buffers nor inputs, by placeholder node.
+        returned: What the forward returns as it does, nested, with a node for every tensor.
+    """
+
+    arguments: Any
+    constants: dict[fx.Node, Tensor]
+    returned: Any
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trace:
     """A network's operators in order, and where their inputs come from.
 
@@ -48,6 +64,7 @@ class Trace:
         batch: Leading size that all example inputs share; 1 if they share none.
         sizes: Attributes of modules that may be sizes, by path and name.
         origins: Those of them that the code passes as sizes, where values alone do not say which.
+        signature: How the forward takes its arguments and returns its outputs.
     """
 
     calls: tuple[Call, ...]
@@ -58,6 +75,7 @@ class Trace:
     batch: int
     sizes: dict[str, dict[str, Size]]
     origins: Origins
+    signature: Signature
 
 
 def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
@@ -104,7 +122,31 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         batch=_batch(example_inputs),
         sizes=sizes_of(model),
         origins=origins_of(twin(model), example_inputs),
+        signature=_signature(program),
     )
+
+
+def _signature(program: torch.export.ExportedProgram) -> Signature:
+    nodes = {node.name: node for node in program.graph.nodes}
+    given, made = program.graph_signature.input_specs, program.graph_signature.output_specs
+    taken = [_leaf(spec.arg, nodes) for spec in given if spec.kind is InputKind.USER_INPUT]
+    yielded = [_leaf(spec.arg, nodes) for spec in made if spec.kind is OutputKind.USER_OUTPUT]
+    constants: dict[fx.Node, Tensor] = {}
+    for spec in given:
+        value = program.constants.get(spec.target) if spec.target is not None else None
+        if spec.kind is InputKind.CONSTANT_TENSOR and isinstance(value, Tensor):
+            constants[nodes[spec.arg.name]] = value
+    arguments, _ = _nested(taken, program.call_spec.in_spec)
+    return Signature(arguments=arguments, constants=constants, returned=_nested(yielded, program.call_spec.out_spec))
+
+
+def _leaf(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    """A tensor's node, or the value of what is no tensor."""
+    return argument.value if isinstance(argument, ConstantArgument) else nodes[argument.name]
+
+
+def _nested(leaves: list[Any], structure: TreeSpec | None) -> Any:
+    return leaves if structure is None else tree_unflatten(leaves, structure)
 
 
 def twin(model: nn.Module) -> nn.Module:
