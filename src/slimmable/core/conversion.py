@@ -303,9 +303,16 @@ def _solid(skeleton: nn.Module) -> nn.Module:
 
 
 def _drawn(grouping: Grouping) -> Widths:
-    """Random widths."""
+    """Random widths, narrower than given where that is possible: there, numbers of the example would pass."""
     space, generator = grouping.space, Random(0)
-    return space.at_ratios([generator.uniform(space.min_ratio, 1.0) for _ in space.dimensions])
+    leaders = [leader for leader, *_ in space.dimensions]
+    ratios = [generator.uniform(space.min_ratio, 1.0) for _ in leaders]
+    return space.at_ratios(
+        [
+            ratio if leader.at(ratio) < leader.base else space.min_ratio
+            for leader, ratio in zip(leaders, ratios, strict=True)
+        ]
+    )
 
 
 def _scaled(graph: Trace, skeleton: nn.Module) -> list[int]:

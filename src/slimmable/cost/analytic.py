@@ -207,7 +207,8 @@ def _shares_memory(call: Call) -> bool:
 
 def _values(node: fx.Node) -> list[Tensor]:
     value = node.meta.get("val")
-    return [value] if isinstance(value, Tensor) else [part for part in value or () if isinstance(part, Tensor)]
+    parts = value if isinstance(value, list | tuple) else [value]  # an argument may be a plain number
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def _products(terms: Iterable[tuple[int, Sequence[int]]], sizes: Integers) -> Integers:
