@@ -79,9 +79,17 @@ class Comparison:
         """The network made elastic; ``how`` is passed to ``slimmable.convert``."""
         return slimmable.convert(self.network(width, seed), self.task.example_inputs(), **how)
 
-    def train(self, net: SlimmableModel, sampler: WidthSampler, *, distillation: bool = False, seed: int = 0) -> float:
+    def train(
+        self,
+        net: SlimmableModel,
+        sampler: WidthSampler,
+        *,
+        distillation: bool = False,
+        seed: int = 0,
+        epochs: int | None = None,
+    ) -> float:
         """Train ``net`` in place; the seconds that took."""
-        epochs = self.options.epochs
+        epochs = epochs or self.options.epochs
         settings = TrainSettings(
             epochs=epochs,
             lr=self.options.lr,
