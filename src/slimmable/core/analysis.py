@@ -50,6 +50,7 @@ class Analysis:
         macs: Multiply-accumulates by module, in evaluation, on the example.
         buffers: Names of those of ``parameters`` that are buffers.
         gains: Names of those whose neutral value is 1.
+        ordered: Variables whose units must keep their places, and why.
         norms: Buffers of running statistics: module, mean, variance.
         tensors: For every node its outputs' layouts (empty for inputs of fixed size).
         trace: The graph in evaluation mode.
@@ -66,6 +67,7 @@ class Analysis:
     norms: tuple[tuple[str, str, str], ...]
     buffers: frozenset[str]
     gains: frozenset[str]
+    ordered: dict[int, Pin]
     tensors: dict[fx.Node, tuple[Axes, ...]]
     trace: Trace
 
@@ -125,6 +127,7 @@ def _apply_all(
     _run(trace, findings, known, holds, aliases)
     macs = list(findings.macs)
     if training is not None:
+        findings.training = True
         _run(training, findings, known, holds, aliases)
         findings.macs = macs
     return findings
@@ -213,6 +216,7 @@ def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases:
         norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
         buffers=trace.buffers | (training.buffers if training else frozenset()),
         gains=frozenset(_gains(trace, name_of)) | frozenset(_gains(training, name_of) if training else ()),
+        ordered={var: why for layout, why in reversed(findings.ordered) for var in variables.free(layout)},
         tensors={node: tuple(tuple(map(resolve, axes)) for axes in outputs) for node, outputs in findings.axes.items()},
         trace=trace,
     )

@@ -81,6 +81,8 @@ class Findings:
         unknown: Calls without a rule that read parameters, and the reason that holds them.
         outer: Ambiguous splits whose outer factor is to vary.
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.
+        ordered: Axes whose positions must keep their places, and why.
+        training: Whether the graph is that of training mode.
     """
 
     variables: Variables = field(default_factory=Variables)
@@ -92,6 +94,8 @@ class Findings:
     unknown: list[tuple[Call, Pin]] = field(default_factory=list)
     outer: frozenset[Choice] = frozenset()
     inner: dict[Choice, Layout] = field(default_factory=dict)
+    ordered: list[tuple[Layout, Pin]] = field(default_factory=list)
+    training: bool = False
 
 
 class Operator:
@@ -208,6 +212,15 @@ class Operator:
         """Say that attribute ``name`` of the calling module is the size of an axis, times or over a constant."""
         extents = tuple(Extent(layout=layout, multiply=multiply, divide=divide) for layout in layouts)
         self._findings.attributes[self.call.module, name] = extents
+
+    def order_matters(self, layout: Layout, reason: str = "the operator treats its positions by their place") -> None:
+        """Say that positions of an axis may not change places: its channels are not sorted by importance."""
+        self._findings.ordered.append((layout, self.because(reason)))
+
+    @property
+    def training(self) -> bool:
+        """Whether the graph is that of training mode."""
+        return self._findings.training
 
     def count_macs(self, factor: int, *layouts: Layout) -> None:
         """Count ``factor`` times the product of axis sizes as multiply-accumulates of this call."""

@@ -114,6 +114,12 @@ def attention(op: Operator) -> Axes:
     op.pin([query[-1], key[-1]], "the width of a head sets the scale of the attention")
     op.unify(key[-2], value[-2])
     batch = op.broadcast([query[:-2], key[:-2], value[:-2]], op.output_shape[:-2])
+    if op.value("is_causal"):
+        for layout in (query[-2], key[-2]):
+            op.order_matters(layout, "positions see those before them")
+    if op.value("dropout_p") and not op.training:
+        for layout in (*batch, query[-2], key[-2]):
+            op.order_matters(layout, "positions meet random draws, each its own")
     if mask := op.axes("attn_mask"):
         scores = (*op.output_shape[:-1], op.shape("key")[-2])
         op.broadcast([mask, (*batch, query[-2], key[-2])], scores)
