@@ -89,15 +89,15 @@ class Comparison:
         epochs: int | None = None,
     ) -> float:
         """Train ``net`` in place; the seconds that took."""
-        epochs = epochs or self.options.epochs
+        count: int = epochs or self.options.epochs
         settings = TrainSettings(
-            epochs=epochs,
+            epochs=count,
             lr=self.options.lr,
             warmup_epochs=1,
             weight_decay=5e-4,
             distillation=distillation,
             seed=self.options.seed + seed,
-            validate_every=epochs,
+            validate_every=count,
         )
         started = time.perf_counter()
         fit(net, self.task, sampler=sampler, settings=settings)

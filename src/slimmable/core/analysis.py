@@ -50,6 +50,7 @@ class Analysis:
         macs: Multiply-accumulates by module, in evaluation, on the example.
         buffers: Names of those of ``parameters`` that are buffers.
         gains: Names of those whose neutral value is 1.
+        ordered: Variables whose units must keep their places, and why.
         norms: Buffers of running statistics: module, mean, variance.
         outer: Modules in whose reshapes the outer factor varies: the number of heads.
         tensors: For every node its outputs' layouts (empty for inputs of fixed size).
@@ -69,6 +70,7 @@ class Analysis:
     buffers: frozenset[str]
     gains: frozenset[str]
     outer: frozenset[str]
+    ordered: dict[int, Pin]
     tensors: dict[fx.Node, tuple[Axes, ...]]
     expected: dict[tuple[fx.Node, str], Layout]
     trace: Trace
@@ -150,6 +152,7 @@ def _apply_all(
     _run(trace, findings, known, holds, aliases)
     macs = list(findings.macs)
     if training is not None:
+        findings.training = True
         _run(training, findings, known, holds, aliases)
         findings.macs = macs
     return findings
@@ -259,6 +262,7 @@ def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases:
         buffers=trace.buffers | (training.buffers if training else frozenset()),
         outer=frozenset(module_of.get(node, "") for node, _ in findings.outer),
         gains=frozenset(_gains(trace, name_of)) | frozenset(_gains(training, name_of) if training else ()),
+        ordered={var: why for layout, why in reversed(findings.ordered) for var in variables.free(layout)},
         tensors={node: tuple(tuple(map(resolve, axes)) for axes in outputs) for node, outputs in findings.axes.items()},
         expected={key: resolve(layout) for key, layout in findings.expected.items()},
         trace=trace,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from slimmable.core.analysis import Analysis, Holds, analyse
 from slimmable.core.assemble import assemble
 from slimmable.core.conversion import Conversion, Options, hollow, hollow_inputs
 from slimmable.core.groups import Grouping, Ranges, group
+from slimmable.core.importance import Importance, require_same_function, score_of, sort_units
 from slimmable.core.model import SlimmableModel
 from slimmable.core.prove import (
     Foreseen,
@@ -47,6 +49,7 @@ def convert(
     switches: Sequence[float | Widths] | None = None,
     batch_norm: BatchNorm | None = None,
     averaged: bool = False,
+    importance: Importance | None = None,
 ) -> SlimmableModel:
     """A network that runs at any width, from one that runs at its own.
 
@@ -57,7 +60,8 @@ def convert(
 
     The conversion proves itself on the example: at the width of the given network the output equals the original's
     bit for bit; at the narrowest and at a random width every operator yields what the analysis foresaw. A module
-    whose code fixes a size is held and reported.
+    whose code fixes a size is held and reported. With ``importance`` the network of sorted channels takes the place of
+    the original, to whose output its own must be equal but for rounding.
 
     Args:
         model: Any network that ``torch.export`` can trace. It is copied; its weights are kept.
@@ -75,6 +79,9 @@ def convert(
             without switches), ``"private"`` (the default with switches), or ``"naive"`` (everything shared: the
             baseline that fails [1]).
         averaged: Multiply a layer's output by its full over its active input channels [2].
+        importance: Sort the channels of each group once, most important first, so that narrow widths of a trained
+            network keep the best: by ``"l1"`` of the weights that read them [3], of the ``"filters"`` that write them
+            [4], by ``"batch_norm"`` gains [5], or by a function of :class:`slimmable.core.importance.Units`.
 
     Returns:
         The converted network, in the mode (training or evaluation) of the given one and at its width, or at the widest
@@ -86,6 +93,11 @@ def convert(
     References:
         [1] Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019.
         [2] Yu, Huang. Universally Slimmable Networks and Improved Training Techniques. ICCV 2019.
+        [3] Cai, Gan, Wang, Zhang, Han. Once-for-All: Train One Network and Specialize it for Efficient Deployment.
+            ICLR 2020.
+        [4] Li, Kadav, Durdanovic, Samet, Graf. Pruning Filters for Efficient ConvNets. ICLR 2017.
+        [5] Liu, Li, Shen, Huang, Yan, Zhang. Learning Efficient Convolutional Networks through Network Slimming. ICCV
+            2017.
 
     Example:
         >>> import torch, slimmable
@@ -100,6 +112,7 @@ def convert(
         raise ConversionError("example_inputs is a tensor, or a tuple of the forward's arguments; got a list")
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     kind = _kind(batch_norm, switches)
+    score = None if importance is None else score_of(importance)
     original = _copied(model).eval()
     graph = trace(original, inputs)
     aliases = _aliases(original)
@@ -114,8 +127,13 @@ def convert(
         except NarrowFailure as failure:
             _hold(original, analysis, failure, holds)
             continue
+        plain, order = _copied(original), ()
+        if score is not None:
+            _, order = sort_units(plain, analysis, grouping, score)
+            given, expected = expected, run(copy.deepcopy(plain), inputs)
+            require_same_function(expected, given)
         net = assemble(
-            _copied(original),
+            plain,
             analysis,
             grouping,
             batch_norm=kind,
@@ -123,6 +141,7 @@ def convert(
             averaged=averaged,
         )
         _prove_full(net, inputs, expected)
+        net.report = replace(net.report, order=order)
         options = Options(
             ranges=ranges, tie=tuple(map(tuple, tie)), follow=dict(follow or {}), holds=holds, aliases=aliases
         )

@@ -86,10 +86,11 @@ class Findings:
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.
         contracted: Axes over which a product of two activations sums: the width of attention heads.
         expected: Arguments of calls that are the size of an axis, where no shape would show another value.
-        ordered: Axes whose positions must keep their places.
         sizes: Attributes of modules that may be the size of an axis, by path and name.
         origins: Those of them that the code passes as sizes, where values alone do not say which.
         guesses: Those of them that have the size of an axis where it matters, with what they may follow.
+        ordered: Axes whose positions must keep their places, and why.
+        training: Whether the graph is that of training mode.
     """
 
     variables: Variables = field(default_factory=Variables)
@@ -103,7 +104,8 @@ class Findings:
     outer: frozenset[Choice] = frozenset()
     inner: dict[Choice, Layout] = field(default_factory=dict)
     contracted: list[Layout] = field(default_factory=list)
-    ordered: list[Layout] = field(default_factory=list)
+    ordered: list[tuple[Layout, Pin]] = field(default_factory=list)
+    training: bool = False
     expected: dict[tuple[fx.Node, str], Layout] = field(default_factory=dict)
     sizes: Mapping[str, Mapping[str, Size]] = field(default_factory=dict)
     origins: Origins = field(default_factory=dict)
@@ -266,13 +268,18 @@ class Operator:
         """Say that an argument must be the size of an axis; conversion proves it."""
         self._findings.expected[self.call.node, name] = layout
 
-    def order_matters(self, layout: Layout) -> None:
-        """Say that the operator treats positions of an axis by their place: they must not be sorted."""
-        self._findings.ordered.append(layout)
-
     def contracts(self, layout: Layout) -> None:
         """Say that a product of two activations sums over an axis: heads are dropped rather than made narrower."""
         self._findings.contracted.append(layout)
+
+    def order_matters(self, layout: Layout, reason: str = "the operator treats its positions by their place") -> None:
+        """Say that positions of an axis may not change places: its channels are not sorted by importance."""
+        self._findings.ordered.append((layout, self.because(reason)))
+
+    @property
+    def training(self) -> bool:
+        """Whether the graph is that of training mode."""
+        return self._findings.training
 
     def count_macs(self, factor: int, *layouts: Layout) -> None:
         """Count ``factor`` times the product of axis sizes as multiply-accumulates of this call."""

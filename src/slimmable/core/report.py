@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from slimmable.core.layout import Pin
 from slimmable.core.space import WidthSpace
 
 
@@ -43,13 +45,37 @@ class PinReport:
     line: str = ""
 
     def __str__(self) -> str:
-        where = (
-            f" [{self.operator}"
-            + (f" in {self.module}" if self.module else "")
-            + (f", {self.line}]" if self.line else "]")
-        )
         part = f"{self.channels} of {self.of}" if self.channels < self.of else f"all {self.of}"
-        return f"{self.layer}: {part} channels stay: {self.reason}{where if self.operator else ''}"
+        where = _where(self.operator, self.module, self.line)
+        return f"{self.layer}: {part} channels stay: {self.reason}{where}"
+
+
+def _where(operator: str, module: str, line: str) -> str:
+    """The operator behind a reason, the module that called it and the line of its code."""
+    parts = operator + (f" in {module}" if module else "") + (f", {line}" if line else "")
+    return f" [{parts}]" if operator else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderReport:
+    """In which order the units of a group stand, where channels were sorted by importance.
+
+    Attributes:
+        group: Its name.
+        score: What its units were sorted by; empty if they kept the given order.
+        order: The numbers that its units had in the given network, most important first; empty if they kept it.
+        reason: Why they kept it, with the operator and the line of the code that called it.
+    """
+
+    group: str
+    score: str = ""
+    order: tuple[int, ...] = ()
+    reason: str = ""
+
+    @staticmethod
+    def kept(group: str, why: Pin) -> OrderReport:
+        """A group whose units kept the given order."""
+        return OrderReport(group=group, reason=why.reason + _where(why.operator, why.module, why.line))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +142,7 @@ class ConversionReport:
         elastic: Those of them with an input or output that varies.
         uncounted: Layers whose multiply-accumulates no cost counts, as their operator is not known.
         unreached: Parameters that the network did not read on the example; they stay as they are.
+        order: In which order the units of each group stand, if channels were sorted by importance.
     """
 
     groups: tuple[GroupReport, ...]
@@ -125,6 +152,7 @@ class ConversionReport:
     uncounted: tuple[str, ...]
     unreached: tuple[str, ...]
     space: WidthSpace
+    order: tuple[OrderReport, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{len(self.elastic)} of {len(self.layers)} layers are elastic, in {len(self.groups)} groups"]
@@ -133,6 +161,11 @@ class ConversionReport:
             f"out of {', '.join(g.producers)}; into {', '.join(g.consumers) or 'nothing'}"
             for g in self.groups
         ]
+        if self.order:
+            by = Counter(each.score for each in self.order if each.score)
+            sorted_by = ", ".join(f"{count} by {score}" for score, count in by.items())
+            lines += [f"groups sorted, most important channels first: {sorted_by or 'none'}"]
+            lines += [f"  {each.group} keeps the given order: {each.reason}" for each in self.order if each.reason]
         if self.pinned:
             lines += ["fixed:", *(f"  {pin}" for pin in self.pinned)]
         if self.uncounted:
@@ -154,4 +187,5 @@ class ConversionReport:
             "uncounted": list(self.uncounted),
             "unreached": list(self.unreached),
             "space": self.space.to_json(),
+            "order": [vars(each) | {"order": list(each.order)} for each in self.order],
         }

@@ -46,7 +46,7 @@ def _spatial(op: Operator, axes: Axes, shape: Sequence[int]) -> Axes:
     found: list[Layout] = []
     for axis, size, stride in zip(axes, shape, _each(op.value("stride"), len(shape)), strict=True):
         if op.varies(axis) and stride == 1 and op.size(axis) == size:
-            op.order_matters(axis)
+            op.order_matters(axis, "a convolution slides over them")
             found.append(axis)
         else:
             op.pin([axis], "a convolution slides over it and changes its size")

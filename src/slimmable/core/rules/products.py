@@ -76,6 +76,12 @@ def attention(op: Operator) -> Axes:
     if op.value("enable_gqa"):
         key, value = _repeated(op, query, key), _repeated(op, query, value)
     batch = op.broadcast([query[:-2], key[:-2], value[:-2]], op.output_shape[:-2])
+    if op.value("is_causal"):
+        for layout in (query[-2], key[-2]):
+            op.order_matters(layout, "positions see those before them")
+    if op.value("dropout_p") and not op.training:
+        for layout in (*batch, query[-2], key[-2]):
+            op.order_matters(layout, "positions meet random draws, each its own")
     if mask := op.axes("attn_mask"):
         scores = (*op.output_shape[:-1], op.shape("key")[-2])
         op.broadcast([mask, (*batch, query[-2], key[-2])], scores)

@@ -173,7 +173,7 @@ def select(op: Operator) -> Axes:
     dim = op.dimension("dim", len(x))
     if op.value("index") != 0:
         op.pin([x[dim]], "a fixed position of the axis is selected")
-    op.order_matters(x[dim])
+    op.order_matters(x[dim][:1], "its first position is selected")
     return (*x[:dim], *x[dim + 1 :])
 
 
@@ -216,7 +216,9 @@ def pad(op: Operator) -> Axes:
         if before < 0 or after < 0:
             op.pin([x[axis]], "is cropped at fixed positions")
             x[axis] = op.constant(op.output_shape[axis])
-        else:
+        elif before or after:
+            if op.value("mode") not in (None, "constant"):
+                op.order_matters(x[axis], "is padded with positions at its ends")
             ends = [op.constant(size) if size else () for size in (before, after)]
             x[axis] = ends[0] + x[axis] + ends[1]
     return tuple(x)
