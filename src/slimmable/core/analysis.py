@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
@@ -168,6 +168,7 @@ def _run(
     """Apply every operator's rule; ``known`` holds the axes of parameters that were met before."""
     variables = findings.variables
     joined: dict[tuple[str, int], Layout] = {}
+    findings.fed.update(node for node in trace.inputs if node not in trace.signature.constants)
     for node in trace.inputs:
         findings.axes[node] = [tuple((Block(None, size),) for size in shape) for shape in shapes_of(node)]
     for call in trace.calls:
@@ -177,6 +178,8 @@ def _run(
                 if name not in known:
                     known[name] = tuple(map(_axis_of(node, variables), shapes_of(node)[0]))
                 findings.axes[node] = [known[name]]
+        if not findings.fed.isdisjoint(call.node.all_input_nodes):
+            findings.fed.add(call.node)
         operator = Operator(call, findings)
         before = len(findings.opened)
         findings.axes[call.node] = operator.run()
@@ -189,6 +192,12 @@ def _run(
             for node in (call.node, *call.node.all_input_nodes):
                 for layout in (layout for axes in findings.axes[node] for layout in axes):
                     variables.pin(layout, operator.because(reason))
+    written = {var for node, axis, _ in findings.opened for var in variables.free(findings.axes[node][0][axis])}
+    for node, name in trace.parameters.items():  # a table of constants is as wide as it is, unless a layer's output is
+        if name in trace.buffers and node in findings.axes:
+            for layout in findings.axes[node][0]:
+                if written.isdisjoint(variables.free(layout)):
+                    variables.pin(layout, None)
     for node in trace.outputs:
         why = Pin(reason="is the network's output", operator="output")
         for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
@@ -321,7 +330,7 @@ def _layers(findings: Findings, name_of: Mapping[fx.Node, str]) -> Iterable[str]
 
 
 def _resolved(term: Term, resolve: Callable[[Layout], Layout]) -> Term:
-    return Term(constant=term.constant, layouts=tuple(resolve(layout) for layout in term.layouts))
+    return replace(term, layouts=tuple(resolve(layout) for layout in term.layouts))
 
 
 def _fixed(variables: Variables, findings: Findings) -> Iterable[Fixed]:

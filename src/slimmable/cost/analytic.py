@@ -46,7 +46,9 @@ class CostModel:
         self._axes = _AxisTable(net)
         analysis, batch = net.analysis, net.analysis.trace.batch
         self._batch = batch
-        self._macs = [(term.constant, self._axes.places(term.layouts)) for _, term in analysis.macs]
+        terms = [(term.once, (term.constant, self._axes.places(term.layouts))) for _, term in analysis.macs]
+        self._macs = [term for once, term in terms if not once]
+        self._macs_once = [term for once, term in terms if once]
         reached = {name: axes for name, axes in analysis.parameters.items() if name not in analysis.buffers}
         self._parameters = [(1, self._axes.places(axes)) for axes in reached.values()]
         self._parameters += [(count, []) for count in _unreached(net)]
@@ -54,7 +56,8 @@ class CostModel:
 
     def macs(self, widths: Sequence[Widths]) -> Integers:
         """Multiply-accumulates of one example at each of the widths, shape ``(len(widths),)``."""
-        return _products(self._macs, self._sizes(widths)) // self._batch
+        sizes = self._sizes(widths)
+        return _products(self._macs, sizes) // self._batch + _products(self._macs_once, sizes)
 
     def parameters(self, widths: Sequence[Widths]) -> Integers:
         """Parameters of the extracted network at each of the widths, batch norm's gains and shifts included."""

@@ -173,3 +173,19 @@ def test_lists_where_tuples_belong_and_the_other_way_round_are_answered_with_the
         slimmable.calibrate(net, [images()], widths)
     with pytest.raises(CalibrationError, match=r"\[images\]"):
         slimmable.calibrate(net, images(), [widths])
+
+
+def test_what_is_computed_from_parameters_alone_counts_once_for_a_batch():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.bias, self.layer = nn.Buffer(torch.ones(5, 2)), nn.Linear(2, 16), nn.Linear(4, 16)
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.head(self.layer(x) + self.bias(self.table).mean(0))
+
+    for batch in (1, 3):
+        net = slimmable.convert(Biased(), torch.zeros(batch, 4), divisor=4)
+        for kept in (4, 16):
+            assert slimmable.macs(net, net.space.widths((kept,))) == 5 * 2 * kept + 4 * kept + 2 * kept
