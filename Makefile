@@ -29,7 +29,7 @@ check: $(STAMP) ## style, formatting, types, import order
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-coverage: $(STAMP) ## write docs/coverage.md anew: about an hour, goes on where it stopped
+coverage: $(STAMP) ## write docs/coverage.md anew: about half an hour, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/slimmable inspect --all --json runs/coverage.json --resume --output docs/coverage.md
 
 docs: $(STAMP) ## build the documentation into site/; a broken link or reference is an error

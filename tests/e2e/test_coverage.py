@@ -75,7 +75,7 @@ def test_networks_of_a_package_that_is_not_installed_are_left_out(capsys, monkey
     assert main(TWO) == 0
 
     shown = capsys.readouterr()
-    assert "left out, for torchvision not installed: 1 networks" in shown.err
+    assert "left out: 1 of 2 networks, of packages not installed (torchvision)" in shown.err
     assert shown.out.count("| `") == 1
 
 

@@ -31,7 +31,9 @@ def command(options: Options) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if len(models) < len(chosen):
         missing = ", ".join(sorted({model.package for model in chosen if model not in models}))
-        console.print(f"left out, for {missing} not installed: {len(chosen) - len(models)} networks")
+        console.print(
+            f"left out: {len(chosen) - len(models)} of {len(chosen)} networks, of packages not installed ({missing})"
+        )
     if options.resume:
         changed = record.take_up(options.json)
         if changed:
