@@ -98,6 +98,7 @@ def converted(
         tie=options.tie,
         follow=options.follow,
         averaged=options.averaged,
+        importance=options.importance,
         switches=switches,
         batch_norm="naive" if isinstance(method, Naive) else None,
     )

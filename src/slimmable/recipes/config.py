@@ -81,6 +81,7 @@ class ConversionSettings(Section):
     tie: tuple[tuple[str, ...], ...] = ()
     follow: dict[str, tuple[str, int | float]] = {}
     averaged: bool = False
+    importance: Literal["l1", "filters", "batch_norm"] | None = None
 
 
 class UsNet(Section):

@@ -88,6 +88,7 @@ def test_changing_leaves_the_base_as_it_was():
         ("train.distillation=1", "train.distillation is 1; expected true or false"),
         ("task.network.name=3", "task.network.name is 3; expected text"),
         ("convert.exclude=head", "convert.exclude is 'head'; expected a list"),
+        ("convert.importance=l2", "convert.importance is 'l2'; expected 'l1', 'filters' or 'batch_norm'"),
         ("train=3", "train is 3; expected keys and values"),
         ("train.epochs=0", "train: TrainSettings.epochs is 0; expected at least 1"),
         ("task.data.dataset=cifar", "expected 'digits', 'cifar10', 'cifar100' or 'folder'; did you mean cifar10"),

@@ -163,6 +163,24 @@ def test_a_new_network_is_a_function_of_the_seed():
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_channels_are_sorted_before_training_and_a_run_is_opened_with_the_order_it_learnt(tmp_path):
+    changes = [*SMALL, "task.network.name=digits_cnn", "convert.importance=l1"]
+    recipe = read_recipe("digits/us-net", changes)
+    given = new_network(read_recipe("digits/us-net", changes[:-1]), recipe.task.build()).eval()
+    net = new_network(recipe, recipe.task.build()).eval()
+    assert {entry.score for entry in net.report.order} == {"l1"}
+    assert not torch.equal(net.model.conv1.weight, given.model.conv1.weight)
+    [images] = recipe.task.build().example_inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), given(images))
+
+    rows = run(recipe, tmp_path / "run", device="cpu")
+
+    opened = open_run(tmp_path / "run")
+    widths = name_ratios(recipe.ratios, opened.net.space)
+    assert measure(opened.net, opened.task, widths) == rows
+
+
 def test_facts_are_what_the_data_say():
     facts = NetworkFacts.of(read_recipe("digits/us-net").task.build())
 
