@@ -5,9 +5,8 @@ A small ResNet is trained with the same loop, data, epochs, optimizer and schedu
 * independent networks, built natively at 4 widths: the curve to match, at the price of 4 trainings and 4 networks. Each
   is trained with two seeds: the curve is their mean, and how far they differ is the noise of a training;
 * S-Net: one set of weights, 4 switches with private batch norm;
-* US-Net: one set of weights for any width, by the sandwich rule and calibration. It has all widths to learn, not one
-  or four, and is trained for twice the epochs (``--us-net-epochs``). Every width learns from the labels: in trainings
-  as short as this one they did better than in-place distillation (``--distill``);
+* US-Net: one set of weights for any width, by the sandwich rule and calibration. Every width learns from the labels:
+  in trainings as short as this one they did better than in-place distillation (``--distill``);
 * naive sharing: one set of weights and one batch norm for 4 widths, which fails.
 
 US-Net is measured at 16 widths against the independent networks' curve, and once more without calibration: with the
@@ -79,25 +78,17 @@ class Comparison:
         """The network made elastic; ``how`` is passed to ``slimmable.convert``."""
         return slimmable.convert(self.network(width, seed), self.task.example_inputs(), **how)
 
-    def train(
-        self,
-        net: SlimmableModel,
-        sampler: WidthSampler,
-        *,
-        distillation: bool = False,
-        seed: int = 0,
-        epochs: int | None = None,
-    ) -> float:
+    def train(self, net: SlimmableModel, sampler: WidthSampler, *, distillation: bool = False, seed: int = 0) -> float:
         """Train ``net`` in place; the seconds that took."""
-        count: int = epochs or self.options.epochs
+        epochs = self.options.epochs
         settings = TrainSettings(
-            epochs=count,
+            epochs=epochs,
             lr=self.options.lr,
             warmup_epochs=1,
             weight_decay=5e-4,
             distillation=distillation,
             seed=self.options.seed + seed,
-            validate_every=count,
+            validate_every=epochs,
         )
         started = time.perf_counter()
         fit(net, self.task, sampler=sampler, settings=settings)
@@ -145,8 +136,7 @@ class Comparison:
         """Any width: widest, narrowest and two random ones in every step, batch norm calibrated afterwards."""
         net = self.convert()
         sampler = Sandwich(net.space, n=4, seed=self.options.seed)
-        epochs = self.options.us_net_epochs or 2 * self.options.epochs
-        outcome = Outcome(seconds=self.train(net, sampler, distillation=self.options.distill, epochs=epochs))
+        outcome = Outcome(seconds=self.train(net, sampler, distillation=self.options.distill))
         widths_list = [net.space.uniform(ratio) for ratio in RATIOS]
         for widths in widths_list:
             cut_statistics(net, widths)
@@ -201,7 +191,6 @@ def main() -> None:
     parser.add_argument("--train-samples", type=int, default=1000)
     parser.add_argument("--test-samples", type=int, default=None, help="all of them by default")
     parser.add_argument("--epochs", type=int, default=160)
-    parser.add_argument("--us-net-epochs", type=int, default=None, help="twice the epochs of the others by default")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--distill", action="store_true", help="let the widest width teach the others of the US-Net")
