@@ -19,6 +19,8 @@ SCHEMA_VERSION = 1
 _DECIDING = ("core", "cost", "measure", "models", "recipes/coverage.py")
 """What of this package decides what a row says."""
 
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy")
+
 
 @cache
 def sources_digest() -> str:
@@ -50,7 +52,9 @@ class CoverageRecord:
 
     options: dict[str, Json]
     rows: dict[str, CoverageRow] = field(default_factory=dict)
-    environment: dict[str, Json] = field(default_factory=lambda: environment(threads=torch.get_num_threads()))
+    environment: dict[str, Json] = field(
+        default_factory=lambda: environment(packages=_PACKAGES, threads=torch.get_num_threads())
+    )
     code: str = field(default_factory=sources_digest)
     updated: str = field(default_factory=now)
 
