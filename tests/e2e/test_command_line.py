@@ -97,7 +97,10 @@ def test_a_sub_network_is_one_width(run, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-LONG = ["train", "digits/us-net", *SMALL, "train.epochs=8", "--device", "cpu", "--folder"]
+EPOCHS = 40
+"""Enough that a signal after the first of them finds the others to be done, however busy the machine is."""
+
+LONG = ["train", "digits/us-net", *SMALL, f"train.epochs={EPOCHS}", "--device", "cpu", "--folder"]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +134,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(uninterrupted, tmp_pat
         process.send_signal(how)
         process.wait(timeout=120)
     record = RunRecord.load(folder / "record.json")
-    assert len(record.history) < 8, "the run was not ended in its middle"
+    assert len(record.history) < EPOCHS, "the run was not ended in its middle"
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert f"slimmable train {folder}/recipe.yaml --folder {folder} --resume" in errors.read_text()
@@ -142,4 +145,4 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(uninterrupted, tmp_pat
     found = load_file(folder / "network.safetensors")
     assert set(found) == set(uninterrupted)
     assert all(torch.equal(found[name], uninterrupted[name]) for name in found)
-    assert len(RunRecord.load(folder / "record.json").history) == 8
+    assert len(RunRecord.load(folder / "record.json").history) == EPOCHS
