@@ -117,6 +117,12 @@ def analyse(trace: Trace, *, holds: Holds, aliases: Mapping[str, str], training:
         if not futile:
             break
         findings = _apply_all(trace, training, findings.outer | futile, holds, aliases)
+    # Where the outer factor cannot vary either, the inner one's reason is the one to report.
+    useful = {key for key, layout in findings.flipped.items() if findings.variables.free(layout)}
+    if useful != findings.outer:
+        reduced = _apply_all(trace, training, frozenset(useful), holds, aliases)
+        if _elastic_axes(reduced) >= _elastic_axes(findings):
+            findings = reduced
     return _conclude(trace, training, findings, aliases)
 
 
@@ -136,6 +142,12 @@ def _futile(trace: Trace, findings: Findings, holds: Holds) -> set[Choice]:
                 modules.add(module)
     finest = {module: min(choices[module].values()) for module in modules}
     return {key for module in modules for key, size in choices[module].items() if size == finest[module]}
+
+
+def _elastic_axes(findings: Findings) -> int:
+    """Axes of parameters that vary."""
+    axes = (layout for node in findings.names if node in findings.axes for layout in findings.axes[node][0])
+    return sum(bool(findings.variables.free(layout)) for layout in axes)
 
 
 def _apply_all(

@@ -89,6 +89,7 @@ class Findings:
         unknown: Calls without a rule that read parameters, and the reason that holds them.
         outer: Ambiguous splits whose outer factor is to vary.
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.
+        flipped: Those of ``outer`` whose outer factor was taken to vary, and its layout.
         contracted: Axes over which a product of two activations sums: the width of attention heads.
         expected: Arguments of calls that are the size of an axis, where no shape would show another value.
         sizes: Attributes of modules that may be the size of an axis, by path and name.
@@ -109,6 +110,7 @@ class Findings:
     unknown: list[tuple[Call, Pin]] = field(default_factory=list)
     outer: frozenset[Choice] = frozenset()
     inner: dict[Choice, Layout] = field(default_factory=dict)
+    flipped: dict[Choice, Layout] = field(default_factory=dict)
     contracted: list[Layout] = field(default_factory=list)
     ordered: list[tuple[Layout, Pin]] = field(default_factory=list)
     training: bool = False
@@ -305,6 +307,10 @@ class Operator:
     def chose_inner(self, part: int, layout: Layout) -> None:
         """Note that the inner factor of an ambiguous split varies, so that the choice can be undone."""
         self._findings.inner[self.call.node.name, part] = layout
+
+    def chose_outer(self, part: int, layout: Layout) -> None:
+        """Note that the outer factor of an ambiguous split varies, so that the choice can be undone."""
+        self._findings.flipped[self.call.node.name, part] = layout
 
     def constants(self, shape: Sequence[int] | None = None) -> Axes:
         """Fixed axes for a shape, the output's by default."""

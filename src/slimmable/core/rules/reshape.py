@@ -115,6 +115,7 @@ def _split(op: Operator, layout: Layout, sizes: Sequence[int], part: int) -> lis
             layout = op.constant(inner)
         elif op.outer_first(key) and op.coarsen(layout, inner):
             axes.append(op.unscale(layout, inner) or op.constant(outer))
+            op.chose_outer(key, axes[-1])
             layout = op.constant(inner)
         else:
             layout = op.periodic(layout, outer)
