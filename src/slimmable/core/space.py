@@ -247,6 +247,17 @@ class WidthSpace:
                 raise WidthError(f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]")
         return self._at_ratios(ratios, follow=False)
 
+    def led(self, channels: Sequence[int]) -> Widths:
+        """Widths from the channels of the first group of every independent width; groups tied to it follow.
+
+        Raises:
+            WidthError: Another number of channels, or one that its group cannot keep.
+        """
+        leaders = [leader for leader, *_ in self.dimensions]
+        if len(channels) != len(leaders) or any(c not in g.choices for c, g in zip(channels, leaders, strict=True)):
+            raise WidthError(f"{channels} do not fit {[(group.name, _listed(group.choices)) for group in leaders]}")
+        return self._led({leader.name: kept for leader, kept in zip(leaders, channels, strict=True)})
+
     def random(self, generator: Generator) -> Widths:
         """One ratio for every independent width, drawn uniformly from the range (non-uniform US-Net).
 
@@ -301,10 +312,8 @@ class WidthSpace:
             )
         for group, kept in zip(self.groups, widths.channels, strict=True):
             if kept not in group.choices or not isinstance(kept, int):
-                raise WidthError(
-                    f"group {group.name!r} cannot keep {kept} channels; it takes {_listed(group.choices)}; "
-                    f"the nearest is {group.snap(kept)}"
-                )
+                takes = f"it takes {_listed(group.choices)}; the nearest is {group.snap(kept)}"
+                raise WidthError(f"group {group.name!r} cannot keep {kept} channels; {takes}")
         for leader, *others in self.dimensions:
             for group in others:
                 if widths[group.name] != _tied(leader, widths[leader.name], group):
@@ -359,9 +368,7 @@ class WidthSpace:
             return generator.uniform(self.min_ratio, self.max_ratio)
         if type(generator).__module__.partition(".")[0] != "torch":
             raise WidthError(f"expected a random.Random or a torch.Generator to draw from, got {generator!r}")
-        torch = sys.modules[
-            "torch"
-        ]  # loaded, since one of its generators is here; nothing else in this module needs it
+        torch = sys.modules["torch"]  # loaded, since one of its generators is here; nothing else here needs it
         share = torch.rand((), generator=generator, dtype=torch.float64).item()
         return self.min_ratio + share * (self.max_ratio - self.min_ratio)
 

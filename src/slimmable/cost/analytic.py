@@ -72,6 +72,21 @@ class CostModel:
         """
         return self._live.peak(self._sizes(widths)) // self._batch
 
+    def memory_bytes(self, widths: Sequence[Widths]) -> Integers:
+        """Bytes of all parameters and buffers of the graph plus the peak of live activations, at each of the widths.
+
+        PareCO's second cost, which its texts do not define, for devices that hold the whole network in memory.
+        """
+        sizes = self._sizes(widths)
+        return _products(self._live.weights, sizes) + self._live.peak(sizes) // self._batch
+
+    def peak_memory_bytes(self, widths: Sequence[Widths]) -> Integers:
+        """Most bytes, over the operators, of live activations and of the weights that the operator reads.
+
+        PareCO's second cost for devices that fetch each layer's weights when its turn comes.
+        """
+        return self._live.peak_with_weights(self._sizes(widths), self._batch)
+
     def _sizes(self, widths: Sequence[Widths]) -> Integers:
         for each in widths:
             if each.names != self.space.names:
@@ -175,11 +190,33 @@ class _Liveness:
         self._alive = np.zeros((len(alive), len(trace.calls) + 1), dtype=np.int64)
         for row, (first, last) in enumerate(alive):
             self._alive[row, first : last + 1] = 1
+        places = {name: row for row, name in enumerate(dict.fromkeys(trace.parameters.values()))}
+        self._read = np.zeros((len(places), len(trace.calls) + 1), dtype=np.int64)
+        self.weights: list[tuple[int, list[int]]] = [(0, []) for _ in places]
+        for node, name in trace.parameters.items():
+            if node in analysis.tensors:
+                [shape_axes], [tensor] = analysis.tensors[node], _values(node)
+                self.weights[places[name]] = (tensor.dtype.itemsize, axes.places(shape_axes))
+        for position, call in enumerate(trace.calls):
+            for node in call.node.all_input_nodes:
+                if node in trace.parameters:
+                    self._read[places[trace.parameters[node]], position] = 1
 
     def peak(self, sizes: Integers) -> Integers:
-        """Most bytes alive at once."""
-        tensors = np.stack([_products([term], sizes) for term in self._terms], axis=1)
-        return (tensors @ self._alive).max(axis=1)
+        """Most bytes of activations alive at once."""
+        return self._bytes(self._terms, sizes, self._alive).max(axis=1)
+
+    def peak_with_weights(self, sizes: Integers, batch: int) -> Integers:
+        """Most bytes of one example's live activations and of the weights being read."""
+        activations = self._bytes(self._terms, sizes, self._alive) // batch
+        return (activations + self._bytes(self.weights, sizes, self._read)).max(axis=1)
+
+    @staticmethod
+    def _bytes(terms: Sequence[tuple[int, Sequence[int]]], sizes: Integers, when: Integers) -> Integers:
+        """Bytes at every operator, shape ``(len(sizes), operators + 1)``."""
+        if not terms:
+            return np.zeros((len(sizes), when.shape[1]), dtype=np.int64)
+        return np.stack([_products([term], sizes) for term in terms], axis=1) @ when
 
 
 _VIEWS = frozenset(

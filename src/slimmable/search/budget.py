@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slimmable.errors import SearchError
 from slimmable.search.additive import Additive
@@ -50,24 +51,37 @@ def within_budget(elimination: Elimination, loss: Additive, cost: Additive, budg
     References:
         Optimizing Slimmable Networks for Multiple Target Platforms, Eq. 4.
     """
-    _, cheapest = elimination.minimum(cost)
+    losses, costs = elimination.tables(loss), elimination.tables(cost)
+    _, cheapest = elimination.minimum_of(costs)
     least = cost(cheapest)
     if least > budget:
         raise SearchError(f"no widths cost at most {budget:g}: the least cost is {least:g}; raise the budget")
-    value, best = elimination.minimum(loss)
-    if cost(best) <= budget:
-        return Solution(choices=best, loss=loss(best), cost=cost(best), multiplier=0.0, bound=value)
-    dear, kept, bound, weight = best, cheapest, value, 0.0
+    bound, best = elimination.minimum_of(losses)
+    dear, kept, weight = _point(loss, cost, best), _point(loss, cost, cheapest), 0.0
+    if dear.cost <= budget:
+        return Solution(choices=best, loss=dear.loss, cost=dear.cost, multiplier=0.0, bound=bound)
     while True:
-        fall, rise = loss(kept) - loss(dear), cost(dear) - cost(kept)
-        gamma = max(fall / rise, 0.0)
-        value, found = elimination.minimum(loss.plus(cost, gamma))
+        gamma = max((kept.loss - dear.loss) / (dear.cost - kept.cost), 0.0)
+        value, choices = elimination.minimum_of([a + gamma * b for a, b in zip(losses, costs, strict=True)])
         if value - gamma * budget > bound:
             bound, weight = value - gamma * budget, gamma
-        line = loss(kept) + gamma * cost(kept)
-        if value >= line - 1e-12 * max(abs(line), 1.0) or found in (dear, kept):
-            return Solution(choices=kept, loss=loss(kept), cost=cost(kept), multiplier=weight, bound=bound)
-        if cost(found) <= budget:
+        line = kept.loss + gamma * kept.cost
+        if value >= line - 1e-12 * max(abs(line), 1.0) or choices in (dear.choices, kept.choices):
+            return Solution(choices=kept.choices, loss=kept.loss, cost=kept.cost, multiplier=weight, bound=bound)
+        found = _point(loss, cost, choices)
+        if found.cost <= budget:
             kept = found
         else:
             dear = found
+
+
+class _Point(NamedTuple):
+    """Choices with their loss and cost."""
+
+    choices: tuple[int, ...]
+    loss: float
+    cost: float
+
+
+def _point(loss: Additive, cost: Additive, choices: tuple[int, ...]) -> _Point:
+    return _Point(choices, loss(choices), cost(choices))

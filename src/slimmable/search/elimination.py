@@ -24,23 +24,25 @@ from slimmable.search.additive import Additive, Floats, Pair
 _LARGEST_TABLE = 50_000_000
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A table that enters a step, and how its axes are laid along those of the step."""
-
-    kind: str
-    key: int | Pair
-    order: tuple[int, ...]
-    shape: tuple[int, ...]
+Laid = tuple[tuple[int, ...], tuple[int, ...]]
+"""Order and shape that lay the axes of one table along those of another."""
 
 
 @dataclass(frozen=True)
-class _Step:
-    """The elimination of ``variable``, whose remaining neighbours are ``scope``; its table has these axes in order."""
+class Step:
+    """The elimination of ``variable``, whose remaining neighbours are ``scope``; its table has these axes in order.
+
+    Attributes:
+        variable: What is eliminated.
+        scope: The variables over which the step leaves a table.
+        terms: Unary terms (by variable) and pairwise ones (by pair) that enter, and how they are laid.
+        messages: Earlier steps whose tables enter, and how they are laid.
+    """
 
     variable: int
     scope: tuple[int, ...]
-    parts: tuple[_Part, ...]
+    terms: tuple[tuple[int | Pair, tuple[int, ...], tuple[int, ...]], ...]
+    messages: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
 
 
 class Elimination:
@@ -64,12 +66,16 @@ class Elimination:
 
     def __init__(self, sizes: Sequence[int], pairs: Iterable[Pair]) -> None:
         self.sizes, self.pairs = tuple(sizes), tuple(dict.fromkeys(pairs))
-        self._steps = self._plan()
+        self.steps = self._plan()
 
     def minimum(self, function: Additive) -> tuple[float, tuple[int, ...]]:
         """The least value, and the choices that have it (of equal ones the first)."""
-        value, tables = self._forward(function, lambda table: table.min(-1))
-        return value, self._choose(lambda place, chosen: int(tables[place][chosen].argmin()))
+        return self.minimum_of(self.tables(function))
+
+    def minimum_of(self, tables: Sequence[Floats]) -> tuple[float, tuple[int, ...]]:
+        """As :meth:`minimum`, of what :meth:`tables` made of a function (or a sum of such)."""
+        value, whole = self._forward(tables, lambda table: table.min(-1))
+        return value, self._choose(lambda place, chosen: int(whole[place][chosen].argmin()))
 
     def soft_minimum(self, function: Additive, temperature: float) -> float:
         r""":math:`-T \log \sum_x e^{-f(x) / T}`, which tends to the minimum as ``temperature`` falls to 0."""
@@ -78,14 +84,24 @@ class Elimination:
     def marginals(self, function: Additive, temperature: float) -> tuple[Floats, ...]:
         r"""Probabilities of each variable's alternatives, of shapes ``(K_i,)``, if :math:`p(x) \propto e^{-f(x)/T}`."""
         _, tables = self._soft(function, temperature)
-        joints: dict[int, Floats] = {}
-        found: dict[int, Floats] = {}
-        for place in reversed(range(len(self._steps))):
-            step = self._steps[place]
-            scope = self._marginal(step.scope, place, joints)
-            joints[place] = scope[..., None] * _distribution(tables[place], temperature)
-            found[step.variable] = joints[place].reshape(-1, self.sizes[step.variable]).sum(0)
+        joints = self._joints([_distribution(table, temperature) for table in tables], np.multiply, np.add)
+        found = {
+            step.variable: joint.reshape(-1, joint.shape[-1]).sum(0)
+            for step, joint in zip(self.steps, joints, strict=True)
+        }
         return tuple(found[variable] for variable in range(len(self.sizes)))
+
+    def excesses(self, tables: Sequence[Floats]) -> list[Floats]:
+        """How far above the minimum the best choices are that hold an entry of a step's table, for every step.
+
+        Args:
+            tables: What :meth:`tables` made of a function.
+
+        Returns:
+            Arrays over the scope and the variable of each step, at least 0.
+        """
+        _, whole = self._forward(tables, lambda table: table.min(-1))
+        return self._joints([table - table.min(-1, keepdims=True) for table in whole], np.add, np.minimum)
 
     def sample(self, function: Additive, temperature: float, generator: np.random.Generator) -> tuple[int, ...]:
         r"""Choices drawn jointly from :math:`p(x) \propto e^{-f(x)/T}`."""
@@ -100,59 +116,76 @@ class Elimination:
     def _soft(self, function: Additive, temperature: float) -> tuple[float, list[Floats]]:
         if not temperature > 0:
             raise SearchError(f"expected a temperature above 0, got {temperature}; minimum() is its limit at 0")
-        return self._forward(function, lambda table: -temperature * _log_sum_exp(-table / temperature))
+        return self._forward(self.tables(function), lambda table: -temperature * _log_sum_exp(-table / temperature))
 
-    def _forward(self, function: Additive, reduce: Callable[[Floats], Floats]) -> tuple[float, list[Floats]]:
-        """The reduced value, and the table of every step."""
+    def _forward(self, own: Sequence[Floats], reduce: Callable[[Floats], Floats]) -> tuple[float, list[Floats]]:
+        """The reduced value, and the table of every step, messages of earlier steps included."""
+        messages: list[Floats] = []
+        tables: list[Floats] = []
+        for step, table in zip(self.steps, own, strict=True):
+            for source, order, shape in step.messages:
+                table = table + messages[source].transpose(order).reshape(shape)
+            tables.append(table)
+            messages.append(reduce(table))
+        value = sum(float(message) for message, step in zip(messages, self.steps, strict=True) if not step.scope)
+        return value, tables
+
+    def check(self, function: Additive) -> None:
+        """Pass if the function's terms are those of this graph.
+
+        Raises:
+            SearchError: It has other choices, or a term that the graph lacks.
+        """
         if function.sizes != self.sizes:
             raise SearchError(f"the function has choices of {function.sizes} alternatives, expected {self.sizes}")
         if unknown := [pair for pair in function.pairs if pair not in self.pairs]:
             raise SearchError(f"the function has a term of places {unknown[0]}, which the elimination does not know")
-        messages: list[Floats] = []
-        tables: list[Floats] = []
-        for step in self._steps:
-            table = np.zeros(tuple(self.sizes[v] for v in (*step.scope, step.variable)))
-            for part in step.parts:
-                source = self._source(part, function, messages)
-                if source is not None:
-                    table += source.transpose(part.order).reshape(part.shape)
-            tables.append(table)
-            messages.append(reduce(table))
-        value = sum(float(message) for message, step in zip(messages, self._steps, strict=True) if not step.scope)
-        return value, tables
 
-    @staticmethod
-    def _source(part: _Part, function: Additive, messages: Sequence[Floats]) -> Floats | None:
-        if isinstance(part.key, tuple):
-            return function.pairs.get(part.key)
-        return function.unary[part.key] if part.kind == "unary" else messages[part.key]
+    def tables(self, function: Additive) -> list[Floats]:
+        """For every step the sum of the function's own terms that enter it, over its scope and its variable."""
+        self.check(function)
+        found = []
+        for step in self.steps:
+            table = np.zeros(tuple(self.sizes[v] for v in (*step.scope, step.variable)))
+            for key, order, shape in step.terms:
+                source = function.pairs.get(key) if isinstance(key, tuple) else function.unary[key]
+                if source is not None:
+                    table += source.transpose(order).reshape(shape)
+            found.append(table)
+        return found
 
     def _choose(self, decide: Callable[[int, tuple[int, ...]], int]) -> tuple[int, ...]:
         """One alternative for each variable, last eliminated first, given those of its scope."""
         chosen: dict[int, int] = {}
-        for place in reversed(range(len(self._steps))):
-            step = self._steps[place]
+        for place in reversed(range(len(self.steps))):
+            step = self.steps[place]
             chosen[step.variable] = decide(place, tuple(chosen[variable] for variable in step.scope))
         return tuple(chosen[variable] for variable in range(len(self.sizes)))
 
-    def _marginal(self, scope: tuple[int, ...], before: int, joints: dict[int, Floats]) -> Floats:
-        """The joint distribution of a step's scope, from that of the later step which holds all of it."""
-        if not scope:
-            return np.ones(())
-        place = next(p for p in range(before + 1, len(self._steps)) if self._steps[p].variable in scope)
-        axes = (*self._steps[place].scope, self._steps[place].variable)
-        joint = joints[place].sum(tuple(i for i, variable in enumerate(axes) if variable not in scope))
-        kept = [variable for variable in axes if variable in scope]
-        return joint.transpose([kept.index(variable) for variable in scope])
+    def _joints(self, parts: Sequence[Floats], combine: np.ufunc, reduce: np.ufunc) -> list[Floats]:
+        """From tables conditional on each step's scope those of scope and variable together, last step first."""
+        joints: dict[int, Floats] = {}
+        for place in reversed(range(len(self.steps))):
+            scope = self.steps[place].scope
+            outer: Floats = np.asarray(combine.identity, dtype=np.float64)
+            if scope:  # what is known of it stands in the next step that eliminates one of it
+                later = next(p for p in range(place + 1, len(self.steps)) if self.steps[p].variable in scope)
+                axes = (*self.steps[later].scope, self.steps[later].variable)
+                outer = reduce.reduce(joints[later], axis=tuple(i for i, v in enumerate(axes) if v not in scope))
+                kept = [variable for variable in axes if variable in scope]
+                outer = outer.transpose([kept.index(variable) for variable in scope])
+            joints[place] = combine(outer[..., None], parts[place])
+        return [joints[place] for place in range(len(self.steps))]
 
-    def _plan(self) -> tuple[_Step, ...]:
+    def _plan(self) -> tuple[Step, ...]:
         neighbours: dict[int, set[int]] = {variable: set() for variable in range(len(self.sizes))}
         for i, j in self.pairs:
             neighbours[i].add(j)
             neighbours[j].add(i)
-        waiting: list[tuple[str, int | Pair, tuple[int, ...]]] = [("unary", v, (v,)) for v in neighbours]
-        waiting += [("pair", pair, pair) for pair in self.pairs]
-        steps: list[_Step] = []
+        terms: list[tuple[int | Pair, tuple[int, ...]]] = [(v, (v,)) for v in neighbours]
+        terms += [(pair, pair) for pair in self.pairs]
+        messages: list[tuple[int, tuple[int, ...]]] = []
+        steps: list[Step] = []
         while neighbours:
             variable = min(neighbours, key=lambda v: (prod(self.sizes[n] for n in neighbours[v]) * self.sizes[v], v))
             scope = tuple(sorted(neighbours.pop(variable)))
@@ -162,18 +195,19 @@ class Elimination:
                     f"exact search would need a table over {len(axes)} variables at once; give fewer alternatives to "
                     "each (a larger divisor), tie groups, or use a search that is not exact"
                 )
-            met = [entry for entry in waiting if variable in entry[2]]
-            waiting = [entry for entry in waiting if variable not in entry[2]]
-            parts = tuple(_Part(kind, key, *_laid(of, axes, self.sizes)) for kind, key, of in met)
-            waiting.append(("message", len(steps), scope))
-            steps.append(_Step(variable, scope, parts))
+            laid = [(key, *_laid(of, axes, self.sizes)) for key, of in terms if variable in of]
+            sent = [(source, *_laid(of, axes, self.sizes)) for source, of in messages if variable in of]
+            terms = [entry for entry in terms if variable not in entry[1]]
+            messages = [entry for entry in messages if variable not in entry[1]]
+            messages.append((len(steps), scope))
+            steps.append(Step(variable, scope, tuple(laid), tuple(sent)))
             for neighbour in scope:
                 neighbours[neighbour] |= {other for other in scope if other != neighbour}
                 neighbours[neighbour].discard(variable)
         return tuple(steps)
 
 
-def _laid(of: tuple[int, ...], axes: tuple[int, ...], sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _laid(of: tuple[int, ...], axes: tuple[int, ...], sizes: Sequence[int]) -> Laid:
     """Order and shape that lay the axes of one table along those of another."""
     order = tuple(of.index(variable) for variable in axes if variable in of)
     return order, tuple(sizes[variable] if variable in of else 1 for variable in axes)

@@ -153,3 +153,17 @@ def test_what_does_not_fit_is_named():
         Elimination((2, 3), [(0, 1)]).marginals(function, 0.0)
     with pytest.raises(SearchError, match="a table over 9 variables"):
         Elimination([10] * 9, list(combinations(range(9), 2)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_excesses_are_those_of_enumeration(shape):
+    for seed in range(20):
+        elimination, function, _ = problem(seed, shape)
+        every = [(choices, function(choices)) for choices in everything(function)]
+        least = min(value for _, value in every)
+        for step, found in zip(elimination.steps, elimination.excesses(elimination.tables(function)), strict=True):
+            expected = np.full(found.shape, np.inf)
+            for choices, value in every:
+                entry = tuple(choices[variable] for variable in (*step.scope, step.variable))
+                expected[entry] = min(expected[entry], value - least)
+            np.testing.assert_allclose(found, expected, atol=1e-10)
