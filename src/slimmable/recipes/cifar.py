@@ -7,7 +7,8 @@ The images are looked for in ``data/cifar10`` and ``data/cifar100``; ``task.data
 from dataclasses import replace
 from typing import Literal
 
-from slimmable.recipes.config import ClassificationSettings, NetworkSettings, Recipe, SNet
+from slimmable.recipes.config import ClassificationSettings, NetworkSettings, Recipe
+from slimmable.recipes.methods import SNet
 from slimmable.tasks import ImageDataSettings
 from slimmable.train import Cosine, Exponential, TrainSettings
 

@@ -6,18 +6,13 @@ twice. An unknown key and a wrong type are refused when a recipe is made.
 
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from slimmable.errors import RecipeError
+from slimmable.recipes.methods import Independent, Method, Naive, OwsMethod, PlatformsMethod, Section, SNet, UsNet
 from slimmable.recipes.widths import parse_ratios
 from slimmable.tasks import ClassificationTask, ImageDataSettings
 from slimmable.train import TrainSettings
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, complete, and strict about keys and types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 def _readable(value: str | float | tuple[float, ...]) -> str | float | tuple[float, ...]:
@@ -27,8 +22,6 @@ def _readable(value: str | float | tuple[float, ...]) -> str | float | tuple[flo
 
 Ratios: TypeAlias = Annotated[str | float | tuple[float, ...], AfterValidator(_readable)]
 """A ratio, a list, or a text such as ``0.25:1.0:0.05``; see :func:`slimmable.recipes.widths.parse_ratios`."""
-
-Switches: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 class NetworkSettings(Section):
@@ -79,61 +72,9 @@ class ConversionSettings(Section):
     divisor: int = 8
     exclude: tuple[str, ...] = ()
     tie: tuple[tuple[str, ...], ...] = ()
-    follow: dict[str, tuple[str, int | float]] = {}
+    follow: dict[str, tuple[str, int | float]] = Field(default_factory=dict)
     averaged: bool = False
     importance: Literal["l1", "filters", "batch_norm"] | None = None
-
-
-class UsNet(Section):
-    """Widest, narrowest and ``n - 2`` random widths per step; batch norm is calibrated afterwards for any width.
-
-    Attributes:
-        n: Widths per step.
-        mode: One random ratio for all groups, or one for each.
-
-    References:
-        Yu, Huang. Universally Slimmable Networks and Improved Training Techniques. ICCV 2019.
-    """
-
-    kind: Literal["us-net"] = "us-net"
-    n: int = Field(default=4, ge=2)
-    mode: Literal["uniform", "nonuniform"] = "uniform"
-
-
-class SNet(Section):
-    """A fixed list of widths, all in every step, each with private batch norm.
-
-    References:
-        Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019.
-    """
-
-    kind: Literal["s-net"] = "s-net"
-    switches: Switches = (0.25, 0.5, 0.75, 1.0)
-
-
-class Independent(Section):
-    """One network of one width, trained alone: what shared weights are compared with.
-
-    Attributes:
-        width: Ratio of the only width that is trained. The rest of the weights stays as it was drawn.
-    """
-
-    kind: Literal["independent"] = "independent"
-    width: float = 1.0
-
-
-class Naive(Section):
-    """A fixed list of widths that share everything, statistics of batch norm too: the baseline that fails.
-
-    References:
-        Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 3.2.
-    """
-
-    kind: Literal["naive"] = "naive"
-    switches: Switches = (0.25, 0.5, 0.75, 1.0)
-
-
-Method: TypeAlias = Annotated[UsNet | SNet | Independent | Naive, Field(discriminator="kind")]
 
 
 class CalibrationSettings(Section):
@@ -150,11 +91,15 @@ class EvaluationSettings(Section):
     """What is calibrated and evaluated on the test images when training is over.
 
     Attributes:
-        widths: Uniform ratios; ``None`` is every width the method trains, for US-Net from the narrowest to the widest
-            in steps of 0.05.
+        widths: Uniform ratios; ``None`` is every width the method trains, for methods of any width from the narrowest
+            to the widest in steps of 0.05. What PareCO and OWS found comes in addition.
     """
 
     widths: Ratios | None = None
+
+
+_ANY_WIDTH = ("us-net", "pareco", "ows")
+"""Methods after which any width can be calibrated."""
 
 
 class Recipe(Section):
@@ -183,17 +128,20 @@ class Recipe(Section):
 
     @property
     def trained_ratios(self) -> tuple[float, ...]:
-        """Ratios of all widths that are trained in every step; US-Net trains everything between its two."""
-        if isinstance(self.method, UsNet):
-            return (self.convert.min_ratio, self.convert.max_ratio)
-        return (self.method.width,) if isinstance(self.method, Independent) else self.method.switches
+        """Ratios of all widths that are trained in every step; methods of any width train everything between two."""
+        method = self.method
+        if isinstance(method, SNet | Naive):
+            return method.switches
+        if isinstance(method, PlatformsMethod):
+            return ()
+        return (method.width,) if isinstance(method, Independent) else (self.convert.min_ratio, self.convert.max_ratio)
 
     @property
     def ratios(self) -> tuple[float, ...]:
         """Ratios that are calibrated and evaluated when training is over."""
         if self.evaluation.widths is not None:
             return parse_ratios(self.evaluation.widths)
-        if isinstance(self.method, UsNet):
+        if self.method.kind in _ANY_WIDTH:
             return parse_ratios(f"{self.convert.min_ratio}:{self.convert.max_ratio}:0.05")
         return tuple(sorted(self.trained_ratios))
 
@@ -206,12 +154,17 @@ class Recipe(Section):
                     f"the width ratio {ratio} (method or evaluation.widths) lies outside convert.min_ratio="
                     f"{convert.min_ratio} and convert.max_ratio={convert.max_ratio}"
                 )
-        if kind == "us-net" and self.calibration is None:
-            raise RecipeError("calibration is null; expected samples: us-net's widths have no statistics without it")
+        if kind in _ANY_WIDTH and self.calibration is None:
+            raise RecipeError(f"calibration is null; expected samples: {kind}'s widths have no statistics without it")
+        if isinstance(self.method, OwsMethod) and self.train.distillation:
+            raise RecipeError(
+                "train.distillation is true; ows compares losses across widths, which must all be those against the "
+                "labels: set train.distillation=false"
+            )
         if kind == "naive" and self.calibration is not None:
             raise RecipeError("calibration is set; naive sharing has one set of statistics: set calibration=null")
         strangers = [ratio for ratio in self.ratios if ratio not in self.trained_ratios]
-        if kind in ("s-net", "independent") and strangers:
+        if kind in ("s-net", "independent", "platforms") and strangers:
             raise RecipeError(
                 f"evaluation.widths has {strangers[0]}, whose batch norm {kind} does not train; expected some of "
                 f"{', '.join(map(str, self.trained_ratios))}, or null for all of them"

@@ -2,16 +2,8 @@
 
 from dataclasses import replace
 
-from slimmable.recipes.config import (
-    ClassificationSettings,
-    EvaluationSettings,
-    Independent,
-    Naive,
-    NetworkSettings,
-    Recipe,
-    SNet,
-    UsNet,
-)
+from slimmable.recipes.config import ClassificationSettings, EvaluationSettings, NetworkSettings, Recipe
+from slimmable.recipes.methods import Independent, Naive, SNet, UsNet
 from slimmable.tasks import ImageDataSettings
 from slimmable.train import Cosine, TrainSettings
 

@@ -9,6 +9,8 @@
     curves/               for TensorBoard
     network.safetensors   the trained and calibrated network
     evaluation.json/.csv  figures and costs by width
+    found.json            widths that the training found, by name (PareCO, OWS)
+    statistics.json       losses of every choice of every width (OWS)
 """
 
 import json

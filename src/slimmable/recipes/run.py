@@ -10,6 +10,7 @@ from slimmable.recipes.building import NetworkFacts, new_network, sampler
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.figures import WidthFigures, measure, save_csv, save_json
 from slimmable.recipes.folder import EVALUATION_CSV, EVALUATION_JSON, FACTS, begin, choose_device, save_trained
+from slimmable.recipes.found import found_widths
 from slimmable.recipes.watching import watched
 from slimmable.recipes.widths import NamedWidths, name_ratios
 from slimmable.tasks import ClassificationTask
@@ -43,10 +44,12 @@ def run(
     task = recipe.task.build()
     net = new_network(recipe, task)
     NetworkFacts.of(task).save(folder / FACTS)
+    steps = len(task.train_batches(net, epoch=0, seed=recipe.train.seed))
+    chooser = sampler(recipe, net, steps_per_epoch=steps)
     fit(
         net,
         task,
-        sampler=sampler(recipe, net),
+        sampler=chooser,
         settings=recipe.train,
         folder=folder,
         resume=resume,
@@ -56,6 +59,7 @@ def run(
     )
     net, task = net.eval(), task.to(place)
     widths = name_ratios(recipe.ratios, net.space)
+    widths += found_widths(recipe.method, chooser, net, folder)
     if recipe.calibration is not None:
         calibrate_run(net, task, recipe, widths, progress=progress)
     save_trained(net, folder)

@@ -18,9 +18,10 @@ from slimmable.core.space import Widths
 from slimmable.cost.analytic import activation_bytes, macs, parameters
 from slimmable.errors import CheckpointError, ExtractionError
 from slimmable.recipes.building import NetworkFacts, converted
-from slimmable.recipes.config import ConversionSettings, Naive, NetworkSettings
+from slimmable.recipes.config import ConversionSettings, NetworkSettings
 from slimmable.recipes.figures import require_calibrated
 from slimmable.recipes.folder import OpenRun
+from slimmable.recipes.methods import Naive
 from slimmable.recipes.widths import NamedWidths
 from slimmable.record import atomic_path, environment, jsonable
 

@@ -67,3 +67,8 @@ class Additive:
             for pair in {**self.pairs, **other.pairs}
         }
         return Additive(unary=unary, pairs=pairs)
+
+    def times(self, factor: float) -> Additive:
+        """This function times a number."""
+        pairs = {pair: factor * table for pair, table in self.pairs.items()}
+        return Additive(unary=tuple(factor * table for table in self.unary), pairs=pairs)

@@ -5,10 +5,10 @@ from slimmable.train.ema import MovingAverage
 from slimmable.train.loop import fit
 from slimmable.train.observers import Observer
 from slimmable.train.optim import AdamW, Sgd, Timm, parameter_groups
-from slimmable.train.samplers import Fixed, Sandwich, SwitchList, WidthSampler
+from slimmable.train.samplers import DrawnSwitches, Fixed, Sandwich, SwitchList, WidthSampler
 from slimmable.train.schedules import Constant, Cosine, Exponential, LearningRate, Linear, Step
 from slimmable.train.settings import TrainSettings
-from slimmable.train.step import train_step
+from slimmable.train.step import batch_losses, train_step
 from slimmable.train.task import Batch, Batches, Metric, Outputs, Task
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Batches",
     "Constant",
     "Cosine",
+    "DrawnSwitches",
     "Exponential",
     "Fixed",
     "LearningRate",
@@ -33,6 +34,7 @@ __all__ = [
     "Timm",
     "TrainSettings",
     "WidthSampler",
+    "batch_losses",
     "fit",
     "load_trained",
     "parameter_groups",

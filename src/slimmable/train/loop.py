@@ -20,7 +20,7 @@ from slimmable.train.run import CHECKPOINT, CURVES, RECORD, Run, load_or_refuse,
 from slimmable.train.samplers import WidthSampler
 from slimmable.train.schedules import LearningRate
 from slimmable.train.settings import TrainSettings
-from slimmable.train.step import train_step
+from slimmable.train.step import batch_losses, train_step
 from slimmable.train.task import Task
 
 
@@ -161,7 +161,11 @@ def _epoch(run: Run, epoch: int, watchers: Sequence[Observer]) -> dict[str, Json
 def _advance(run: Run, batch: object, lr: float) -> list[float]:
     """One step of the optimizer; the losses in the order of the step's widths."""
     state, settings = run.state, run.settings
-    widths_list = state.sampler.ask(state.progress.step)
+
+    def probe(widths_list: Sequence[Widths]) -> list[float]:
+        return batch_losses(state.net, batch, task=run.task, widths_list=widths_list, precision=settings.precision)
+
+    widths_list = state.sampler.ask(state.progress.step, probe)
     state.optimizer.zero_grad(set_to_none=True)
     found = train_step(
         state.net,
@@ -170,6 +174,7 @@ def _advance(run: Run, batch: object, lr: float) -> list[float]:
         widths_list=widths_list,
         distill=settings.distillation,
         precision=settings.precision,
+        dropout_widest_only=settings.dropout_widest_only,
     )
     # Here the gradients are whole and nothing has used them: several processes would average them at this point.
     losses = torch.stack([loss.float() for loss in found]).tolist()

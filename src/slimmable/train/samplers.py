@@ -8,8 +8,9 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
+from slimmable.core.sampling import Probe, check_same_sampler, widest_first
 from slimmable.core.space import Widths, WidthSpace
-from slimmable.errors import CheckpointError, RecipeError, WidthError
+from slimmable.errors import RecipeError, WidthError
 from slimmable.record import Json
 
 
@@ -21,8 +22,13 @@ class WidthSampler(Protocol):
         """Widths that belong to every step, widest first: those whose accuracy training can follow."""
         ...
 
-    def ask(self, step: int) -> Sequence[Widths]:
-        """Widths of step ``step`` (from 0), widest first: the first is the teacher of the others."""
+    def ask(self, step: int, probe: Probe) -> Sequence[Widths]:
+        """Widths of step ``step`` (from 0), widest first: the first is the teacher of the others.
+
+        Args:
+            step: Number of the step.
+            probe: What a sampler may look at before it decides; most do not.
+        """
         ...
 
     def tell(self, widths: Widths, loss: float) -> None:
@@ -65,8 +71,8 @@ class SwitchList:
             )
         self.fixed = widest_first(switches)
 
-    def ask(self, step: int) -> Sequence[Widths]:
-        """The step's widths, widest first."""
+    def ask(self, step: int, probe: Probe | None = None) -> Sequence[Widths]:
+        """The step's widths, widest first; the batch is not looked at."""
         return self.fixed
 
     def tell(self, widths: Widths, loss: float) -> None:
@@ -75,6 +81,72 @@ class SwitchList:
     def state_dict(self) -> dict[str, Json]:
         """The description of this sampler: it has no other state."""
         return {"sampler": "switch_list", "switches": [dict(widths.to_json()) for widths in self.fixed]}
+
+    def load_state_dict(self, state: Mapping[str, Json]) -> None:
+        """Pass if ``state`` describes this sampler."""
+        check_same_sampler(state, self.state_dict())
+
+
+class DrawnSwitches:
+    """The widest and the narrowest of a list at every step, and ``n - 2`` of the others, drawn by weight.
+
+    How the multi-platform paper trains the final network: its random widths are those of other platforms, drawn
+    uniformly (Slim-U, OWS-U, AOWS-U) or as often as the platforms count (-W).
+
+    Args:
+        switches: The widths, in any order; usually ``net.switches``.
+        weights: How often each is drawn, in the order of ``switches``; those of the widest and narrowest do not
+            matter. None draws uniformly.
+        n: Widths per step.
+        seed: Step :math:`t` draws from a generator seeded by ``(seed, t)``.
+
+    Raises:
+        WidthError: Fewer than three switches, the same ones twice, or weights that are not as many, not positive.
+        RecipeError: ``n`` below 3 or above the number of switches.
+
+    References:
+        Wang, Blaschko. Optimizing Slimmable Networks for Multiple Target Platforms. Section 4.1.
+    """
+
+    def __init__(
+        self, switches: Sequence[Widths], *, weights: Sequence[float] | None = None, n: int = 3, seed: int = 0
+    ) -> None:
+        ordered = SwitchList(switches).fixed
+        if not 3 <= n <= len(ordered):
+            raise RecipeError(f"DrawnSwitches(n={n}) of {len(ordered)} switches; expected 3 to {len(ordered)}")
+        given = [1.0] * len(switches) if weights is None else list(weights)
+        if len(given) != len(switches) or not all(weight > 0 for weight in given):
+            raise WidthError(f"expected {len(switches)} weights above 0, one for each switch, got {given}")
+        of = dict(zip(switches, given, strict=True))
+        self.fixed = (ordered[0], ordered[-1])
+        self.between = ordered[1:-1]
+        self.weights = [of[widths] for widths in self.between]
+        self.n, self.seed = n, seed
+
+    def ask(self, step: int, probe: Probe | None = None) -> Sequence[Widths]:
+        """The step's widths, widest first; the batch is not looked at."""
+        generator = random.Random(f"drawn {self.seed} {step}")
+        left = dict(zip(self.between, self.weights, strict=True))
+        drawn: list[Widths] = []
+        for _ in range(self.n - 2):
+            [widths] = generator.choices(list(left), list(left.values()))
+            drawn.append(widths)
+            del left[widths]
+        return (self.fixed[0], *widest_first(drawn), self.fixed[-1])
+
+    def tell(self, widths: Widths, loss: float) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Json]:
+        """The description of this sampler: it has no other state."""
+        switches = (self.fixed[0], *self.between, self.fixed[-1])
+        return {
+            "sampler": "drawn_switches",
+            "switches": [dict(widths.to_json()) for widths in switches],
+            "weights": list(self.weights),
+            "n": self.n,
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Pass if ``state`` describes this sampler."""
@@ -91,8 +163,8 @@ class Fixed:
     def __init__(self, widths: Widths) -> None:
         self.fixed = (widths,)
 
-    def ask(self, step: int) -> Sequence[Widths]:
-        """The step's widths, widest first."""
+    def ask(self, step: int, probe: Probe | None = None) -> Sequence[Widths]:
+        """The step's widths, widest first; the batch is not looked at."""
         return self.fixed
 
     def tell(self, widths: Widths, loss: float) -> None:
@@ -146,8 +218,8 @@ class Sandwich:
         self.seed = seed
         self.fixed = (space.largest, space.smallest)
 
-    def ask(self, step: int) -> Sequence[Widths]:
-        """The step's widths, widest first."""
+    def ask(self, step: int, probe: Probe | None = None) -> Sequence[Widths]:
+        """The step's widths, widest first; the batch is not looked at."""
         # A text seed is hashed by random.Random itself, alike in every process and on every platform.
         generator = random.Random(f"sandwich {self.seed} {step}")
         draw = self.space.random_uniform if self.mode == "uniform" else self.space.random
@@ -164,22 +236,3 @@ class Sandwich:
     def load_state_dict(self, state: Mapping[str, Json]) -> None:
         """Pass if ``state`` describes this sampler."""
         check_same_sampler(state, self.state_dict())
-
-
-def widest_first(widths_list: Sequence[Widths]) -> tuple[Widths, ...]:
-    """The widths by their total number of channels, falling; equal totals keep their order."""
-    return tuple(sorted(widths_list, key=lambda widths: -sum(widths.channels)))
-
-
-def check_same_sampler(found: Mapping[str, Json], expected: Mapping[str, Json]) -> None:
-    """Both descriptions agree on every entry of ``expected``.
-
-    Raises:
-        CheckpointError: The first entry that differs.
-    """
-    for key, value in expected.items():
-        if key not in found or found[key] != value:
-            raise CheckpointError(
-                f"the checkpoint's sampler has {key}={found.get(key)!r}, this one {key}={value!r}; "
-                "resume with the sampler the run was started with, or start in another folder"
-            )

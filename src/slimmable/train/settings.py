@@ -24,6 +24,7 @@ class TrainSettings:
         ema_decay: Decay of an exponential moving average of the weights, or None. With it, validation and the network
             that training leaves have the averaged weights.
         distillation: Whether the widths after the first learn from the first one's predictions instead of the labels.
+        dropout_widest_only: Whether dropout layers act at the first widths of a step only.
         seed: Determines the order of the data and every random number of the run.
         channels_last: Memory format of the weights. ``auto``: channels last where it is known to be faster, that is
             for two-dimensional networks whose widths are all multiples of 8, on CPUs, or on GPUs in bfloat16.
@@ -51,6 +52,7 @@ class TrainSettings:
     clip_norm: float | None = None
     ema_decay: float | None = None
     distillation: bool = True
+    dropout_widest_only: bool = False
     seed: int = 0
     channels_last: Literal["auto", "always", "never"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -1,14 +1,17 @@
 """One training step: several widths, one batch, one gradient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
 from slimmable.train.task import Batch, Outputs, Task
+
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def train_step(
@@ -19,6 +22,7 @@ def train_step(
     widths_list: Sequence[Widths],
     distill: bool,
     precision: Literal["float32", "bfloat16"] = "float32",
+    dropout_widest_only: bool = False,
 ) -> list[Tensor]:
     r"""Add to every parameter's ``.grad`` the sum of its gradients at ``widths_list``.
 
@@ -39,6 +43,7 @@ def train_step(
         widths_list: Widths to train, the teacher first.
         distill: Whether the widths after the first learn from its outputs instead of the labels.
         precision: ``bfloat16`` runs the forward pass and the loss under autocast.
+        dropout_widest_only: Whether dropout layers act at the first widths only.
 
     Returns:
         The losses in the order of ``widths_list``: scalars, detached, still on the device.
@@ -54,7 +59,7 @@ def train_step(
     target: Outputs = None
     with net.shared_gradients() as commit:
         for index, widths in enumerate(widths_list):
-            with net.at(widths):
+            with net.at(widths), _dropout(net, active=index == 0 or not dropout_widest_only):
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                     outputs = task.forward(net, batch)
                     if distill and index > 0:
@@ -67,6 +72,54 @@ def train_step(
                 commit()
             losses.append(loss.detach())
     return losses
+
+
+def batch_losses(
+    net: SlimmableModel,
+    batch: Batch,
+    *,
+    task: Task,
+    widths_list: Sequence[Widths],
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> list[float]:
+    """Losses of one batch against its labels at many widths, leaving no trace in the network.
+
+    Batch norms use the batch's statistics, as in training, and running ones stay as they were; dropout is off.
+
+    Args:
+        net: A converted model in training mode.
+        batch: One batch of the task.
+        task: Gives the forward pass and the loss.
+        widths_list: The widths; one that stands there twice is run once.
+        precision: As in training.
+
+    Cost:
+        One forward pass for each distinct width, no gradients.
+    """
+    device = next(net.parameters()).device
+    kept = [(buffer, buffer.clone()) for buffer in net.tables.buffers()]
+    found: dict[Widths, Tensor] = {}
+    with torch.no_grad(), _dropout(net, active=False):
+        for widths in dict.fromkeys(widths_list):
+            with net.at(widths), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                found[widths] = task.loss(task.forward(net, batch), batch).float()
+        for buffer, before in kept:
+            buffer.copy_(before)
+    losses = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True)) if found else {}
+    return [losses[widths] for widths in widths_list]
+
+
+@contextmanager
+def _dropout(net: SlimmableModel, *, active: bool) -> Iterator[None]:
+    """Dropout layers as they are, or off inside the context."""
+    layers = [] if active else [module for module in net.modules() if isinstance(module, _DROPOUT) and module.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
 
 
 def detached(outputs: Outputs) -> Outputs:

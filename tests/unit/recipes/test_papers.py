@@ -3,7 +3,7 @@
 import pytest
 
 from slimmable.recipes import RECIPES, recipe
-from slimmable.recipes.config import SNet, UsNet
+from slimmable.recipes.methods import SNet, UsNet
 from slimmable.train import Cosine, Exponential, Linear, Sgd, Step
 
 PAPERS = {
