@@ -16,9 +16,10 @@ class MobileNetV1(nn.Module):
         width: Multiplier of every channel count; each is rounded by ``make_divisible(., 8)``.
         num_classes: Size of the output.
         stem_stride: Stride of the first convolution.
+        dropout: Share of the inputs of the linear layer that dropout sets to zero.
     """
 
-    def __init__(self, *, width: float, num_classes: int, stem_stride: int) -> None:
+    def __init__(self, *, width: float, num_classes: int, stem_stride: int, dropout: float = 0.0) -> None:
         super().__init__()
         channels = make_divisible(32 * width, 8)
         layers = convolution(3, channels, stride=stem_stride)
@@ -29,12 +30,13 @@ class MobileNetV1(nn.Module):
             channels = following
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, num_classes)
         initialise(self)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits of shape ``(B, num_classes)``."""
-        return self.classifier(self.pool(self.features(images_BCHW)).flatten(1))
+        return self.classifier(self.dropout(self.pool(self.features(images_BCHW)).flatten(1)))
 
 
 def mobilenet_v1(width: float = 1.0, num_classes: int = 1000) -> nn.Module:
@@ -66,12 +68,13 @@ def mobilenet_v1(width: float = 1.0, num_classes: int = 1000) -> nn.Module:
     return MobileNetV1(width=width, num_classes=num_classes, stem_stride=2)
 
 
-def mobilenet_v1_cifar(width: float = 1.0, num_classes: int = 100) -> nn.Module:
+def mobilenet_v1_cifar(width: float = 1.0, num_classes: int = 100, dropout: float = 0.0) -> nn.Module:
     """MobileNet v1 for 32x32 images: a stem of stride 1, all else unchanged, so the last map is 2x2.
 
     Args:
         width: Multiplier of every channel count.
         num_classes: Size of the output.
+        dropout: Share of the inputs of the linear layer that dropout sets to zero.
 
     Returns:
         Network from ``(B, 3, H, W)`` to ``(B, num_classes)``, freshly initialised.
@@ -88,4 +91,4 @@ def mobilenet_v1_cifar(width: float = 1.0, num_classes: int = 100) -> nn.Module:
     >>> sum(p.numel() for p in net.parameters()) == 4_210_088 + 21_888 - 1025 * 900
     True
     """
-    return MobileNetV1(width=width, num_classes=num_classes, stem_stride=1)
+    return MobileNetV1(width=width, num_classes=num_classes, stem_stride=1, dropout=dropout)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.cost.costs import Cost
@@ -58,30 +59,13 @@ class Surrogate:
 
     def learn(self, widths_list: Sequence[Widths], losses: Sequence[float]) -> None:
         """Condition on losses; hyperparameters are fitted if the history has grown enough since the last fit."""
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import SingleTaskGP
-        from botorch.models.transforms.outcome import Standardize
-        from gpytorch.constraints import GreaterThan
-        from gpytorch.kernels import MaternKernel, ScaleKernel
-        from gpytorch.likelihoods import GaussianLikelihood
-        from gpytorch.mlls import ExactMarginalLogLikelihood
-        from gpytorch.priors import GammaPrior
-
         x = torch.from_numpy(self.inputs(widths_list))
         y = torch.tensor(losses, dtype=torch.float64)[:, None]
-        kernel = MaternKernel(nu=2.5, ard_num_dims=x.shape[1], lengthscale_prior=GammaPrior(3.0, 6.0))
-        noise = GaussianLikelihood(noise_prior=GammaPrior(1.1, 0.05), noise_constraint=GreaterThan(1e-4))
         with _alone():
-            model = SingleTaskGP(
-                x,
-                y,
-                likelihood=noise,
-                covar_module=ScaleKernel(kernel, outputscale_prior=GammaPrior(2.0, 0.15)),
-                outcome_transform=Standardize(m=1),
-            )
+            model = _gaussian_process(x, y)
             raw = {name: value for name, value in model.named_parameters() if value.requires_grad}
             if not self._hyperparameters or len(widths_list) >= self.refit * self._fitted:
-                fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+                _fit(model)
                 self._fitted = len(widths_list)
                 self._hyperparameters = {name: value.detach().flatten().tolist() for name, value in raw.items()}
             else:
@@ -287,6 +271,32 @@ def _neighbour(space: WidthSpace, widths: Widths, generator: random.Random) -> W
         moved = choices.index(kept[place]) + generator.choice((-2, -1, 1, 2))
         kept[place] = choices[min(max(moved, 0), len(choices) - 1)]
     return space.led(kept)
+
+
+def _gaussian_process(x: Tensor, y: Tensor) -> Any:
+    """BoTorch's Gaussian process with the kernel and priors of :class:`Surrogate`, for outputs to be standardised."""
+    from botorch.models import SingleTaskGP
+    from botorch.models.transforms.outcome import Standardize
+    from gpytorch.constraints import GreaterThan
+    from gpytorch.kernels import MaternKernel, ScaleKernel
+    from gpytorch.likelihoods import GaussianLikelihood
+    from gpytorch.priors import GammaPrior
+
+    kernel = MaternKernel(nu=2.5, ard_num_dims=x.shape[1], lengthscale_prior=GammaPrior(3.0, 6.0))
+    return SingleTaskGP(
+        x,
+        y,
+        likelihood=GaussianLikelihood(noise_prior=GammaPrior(1.1, 0.05), noise_constraint=GreaterThan(1e-4)),
+        covar_module=ScaleKernel(kernel, outputscale_prior=GammaPrior(2.0, 0.15)),
+        outcome_transform=Standardize(m=1),
+    )
+
+
+def _fit(model: Any) -> None:
+    from botorch.fit import fit_gpytorch_mll
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
+    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
 
 
 @contextmanager
