@@ -119,6 +119,8 @@ class Study:
         drawn = [by_widths[each] for each in net.switches]
         sampler = DrawnSwitches(net.switches, weights=drawn, seed=self.options.seed)
         self.train(name, net, sampler, epochs=self.options.epochs)
+        # In so few steps a platform of small weight is drawn too seldom for its running averages to settle.
+        slimmable.calibrate(net, self.task.calibration_batches(samples=1000, seed=self.options.seed), distinct)
         return self.accuracies(net, list(widths.values()))
 
     def alone(self, name: str, widths: dict[str, Widths]) -> list[float]:
@@ -149,8 +151,8 @@ def main() -> None:
     parser.add_argument("--train-samples", type=int, default=1000)
     parser.add_argument("--test-samples", type=int, default=5000)
     parser.add_argument("--image-size", type=int, default=16)
-    parser.add_argument("--search-epochs", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=20, help="of the final trainings")
+    parser.add_argument("--search-epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=16, help="of the final trainings")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--dropout", type=float, default=0.6)
     parser.add_argument("--window", type=int, default=100)

@@ -148,7 +148,7 @@ class Ows:
     def ask(self, step: int, probe: Probe | None = None) -> Sequence[Widths]:
         """The step's widths, widest first; the batch is not looked at."""
         adaptation = self.adaptation
-        if adaptation is None or step < adaptation.warm_up:
+        if adaptation is None or step < adaptation.warm_up or not self.losses.known:
             generator = random.Random(f"ows {self.seed} {step}")
             drawn = [self.alternatives.draw(generator) for _ in range(self.k)]
         else:

@@ -48,6 +48,11 @@ class ChoiceLosses:
         """Losses that every mean is taken over."""
         return tuple(tuple(map(len, choices)) for choices in self._recent)
 
+    @property
+    def known(self) -> bool:
+        """Whether something is known of every width."""
+        return all(any(counts) for counts in self.counts)
+
     def add(self, choices: Sequence[int], loss: float) -> None:
         """Take in the loss of one configuration."""
         for place, choice in enumerate(choices):

@@ -96,7 +96,13 @@ class Sgd:
     def build(self, groups: Groups, *, lr: float) -> Optimizer:
         """The optimizer over ``groups``."""
         fused = _fusible(groups)
-        return _counted(torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused))
+        made = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
+        if fused and self.momentum > 0:
+            # The fused kernel takes all buffers or none, and a step may leave the batch norms of some switches alone.
+            for group in made.param_groups:
+                for parameter in group["params"]:
+                    made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return _counted(made)
 
 
 @dataclass(frozen=True, kw_only=True)

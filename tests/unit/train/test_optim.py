@@ -146,3 +146,20 @@ def test_a_missing_timm_says_how_to_get_it(monkeypatch):
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(RecipeError, match=message):
         make()
+
+
+def test_fused_momentum_is_plain_momentum_where_a_step_leaves_parameters_alone():
+    """The parameters of a switch that is not drawn have no gradient in some steps, in the first one too."""
+
+    def train(make):
+        parameters = [torch.nn.Parameter(torch.full((3,), float(i + 1))) for i in range(3)]
+        optimizer = make(parameters)
+        for step in range(5):
+            optimizer.zero_grad(set_to_none=True)
+            sum((p**2).sum() for i, p in enumerate(parameters) if (step + i) % 2).backward()
+            optimizer.step()
+        return torch.stack([parameter.detach() for parameter in parameters])
+
+    fused = train(lambda parameters: Sgd().build([{"params": parameters}], lr=0.1))
+    plain = train(lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True))
+    torch.testing.assert_close(fused, plain, rtol=1e-6, atol=0)
