@@ -209,12 +209,12 @@ class WidthSpace:
     @property
     def largest(self) -> Widths:
         """Every group at its maximum."""
-        return self._led({leader.name: leader.maximum for leader, *_ in self.dimensions})
+        return self.led([leader.maximum for leader, *_ in self.dimensions])
 
     @property
     def smallest(self) -> Widths:
         """Every group at its minimum."""
-        return self._led({leader.name: leader.minimum for leader, *_ in self.dimensions})
+        return self.led([leader.minimum for leader, *_ in self.dimensions])
 
     @property
     def base(self) -> Widths:
@@ -247,20 +247,30 @@ class WidthSpace:
                 raise WidthError(f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]")
         return self._at_ratios(ratios, follow=False)
 
-    def random(self, generator: Generator) -> Widths:
-        """One ratio for every independent width, drawn uniformly from the range (non-uniform US-Net).
+    def led(self, channels: Sequence[int]) -> Widths:
+        """One choice of the leading group's for each of the ``len(space)`` independent widths.
 
-        Args:
-            generator: A ``random.Random`` or a ``torch.Generator``.
+        Tied groups follow at the ratio of the one that leads them; groups with one choice keep it.
+
+        Raises:
+            WidthError: Another number of choices, or one that the leading group does not allow.
         """
+        if len(channels) != len(self):
+            raise WidthError(f"expected {len(self)} choices, one for each independent width, got {len(channels)}")
+        kept = {group.name: group.base for group in self.groups}
+        for (leader, *others), wanted in zip(self.dimensions, channels, strict=True):
+            _check_choice(leader, wanted)
+            kept[leader.name] = wanted
+            for group in others:
+                kept[group.name] = _tied(leader, wanted, group)
+        return Widths.of(kept)
+
+    def random(self, generator: Generator) -> Widths:
+        """One ratio for every independent width, drawn uniformly from the range (non-uniform US-Net)."""
         return self._at_ratios([self._drawn(generator) for _ in self.dimensions], follow=False)
 
     def random_uniform(self, generator: Generator) -> Widths:
-        """One ratio for the whole network, drawn uniformly from the range (US-Net's sandwich rule).
-
-        Args:
-            generator: A ``random.Random`` or a ``torch.Generator``.
-        """
+        """One ratio for the whole network, drawn uniformly from the range (US-Net's sandwich rule)."""
         return self.uniform(self._drawn(generator))
 
     def widths(self, channels: Mapping[str, int] | Sequence[int]) -> Widths:
@@ -300,11 +310,7 @@ class WidthSpace:
                 f"unknown groups {sorted(theirs - ours)[:5]}, missing groups {sorted(ours - theirs)[:5]}"
             )
         for group, kept in zip(self.groups, widths.channels, strict=True):
-            if kept not in group.choices or not isinstance(kept, int):
-                raise WidthError(
-                    f"group {group.name!r} cannot keep {kept} channels; it takes {_listed(group.choices)}; "
-                    f"the nearest is {group.snap(kept)}"
-                )
+            _check_choice(group, kept)
         for leader, *others in self.dimensions:
             for group in others:
                 if widths[group.name] != _tied(leader, widths[leader.name], group):
@@ -334,8 +340,7 @@ class WidthSpace:
         return WidthSpace(tuple(groups), value["min_ratio"], value["max_ratio"], ties)
 
     def _at_ratios(self, ratios: Iterable[float], *, follow: bool) -> Widths:
-        leaders = (leader for leader, *_ in self.dimensions)
-        widths = self._led({leader.name: leader.at(ratio) for leader, ratio in zip(leaders, ratios, strict=True)})
+        widths = self.led([leader.at(ratio) for (leader, *_), ratio in zip(self.dimensions, ratios, strict=True)])
         if not follow:
             return widths
         kept = dict(widths)
@@ -344,24 +349,13 @@ class WidthSpace:
             kept[group.name] = group.behind(kept[group.follows[0]])
         return Widths.of(kept)
 
-    def _led(self, leaders: Mapping[str, int]) -> Widths:
-        """Widths from the channels of the groups that lead; those with one choice keep it."""
-        kept = {group.name: group.base for group in self.groups}
-        for leader, *others in self.dimensions:
-            kept[leader.name] = leaders[leader.name]
-            for group in others:
-                kept[group.name] = _tied(leader, leaders[leader.name], group)
-        return Widths.of(kept)
-
     def _drawn(self, generator: Generator) -> float:
         """A ratio drawn uniformly from the range."""
         if isinstance(generator, Random):
             return generator.uniform(self.min_ratio, self.max_ratio)
         if type(generator).__module__.partition(".")[0] != "torch":
             raise WidthError(f"expected a random.Random or a torch.Generator to draw from, got {generator!r}")
-        torch = sys.modules[
-            "torch"
-        ]  # loaded, since one of its generators is here; nothing else in this module needs it
+        torch = sys.modules["torch"]  # loaded, since a generator of it is here; nothing else in this module needs it
         share = torch.rand((), generator=generator, dtype=torch.float64).item()
         return self.min_ratio + share * (self.max_ratio - self.min_ratio)
 
@@ -386,6 +380,14 @@ def _tied(leader: WidthGroup, kept: int, group: WidthGroup) -> int:
     if kept == leader.maximum:
         return group.maximum
     return group.minimum if kept == leader.minimum else group.at(kept / leader.base)
+
+
+def _check_choice(group: WidthGroup, kept: int) -> None:
+    if kept not in group.choices or not isinstance(kept, int):
+        raise WidthError(
+            f"group {group.name!r} cannot keep {kept} channels; it takes {_listed(group.choices)}; "
+            f"the nearest is {group.snap(kept)}"
+        )
 
 
 def _listed(choices: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """Widths, groups and spaces as plain values."""
 
 import copy
+import itertools
 import json
 import pickle
 from random import Random
@@ -196,3 +197,19 @@ def test_values_pass_through_json_unchanged():
     for wrong in (8.0, "8", True, None):
         with pytest.raises(WidthError, match=r"group 'a' has .* expected a whole number"):
             Widths.from_json({"a": wrong})
+
+
+def test_led_gives_every_choice_of_the_leading_groups_and_ties_follow():
+    found = space(group("a", 64), group("b", 96), group("c", 8), group("d", 32), ties=(("a", "d"),))
+    assert [leader.name for leader, *_ in found.dimensions] == ["a", "b"]
+    for first, second in itertools.product(found["a"].choices, found["b"].choices):
+        widths = found.led([first, second])
+        found.check(widths)
+        assert (widths["a"], widths["b"], widths["c"]) == (first, second, 8)
+        assert widths["d"] == found["d"].at(first / 64) or first == found["a"].minimum
+    assert found.led([64, 96]) == found.largest
+    assert found.led([8, 8]) == found.smallest
+    with pytest.raises(WidthError, match="expected 2 choices, one for each independent width, got 1"):
+        found.led([64])
+    with pytest.raises(WidthError, match="group 'b' cannot keep 12 channels"):
+        found.led([64, 12])
