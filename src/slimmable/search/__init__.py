@@ -3,5 +3,35 @@
 from slimmable.search.additive import Additive
 from slimmable.search.budget import Solution, within_budget
 from slimmable.search.elimination import Elimination
+from slimmable.search.genetic import nsga2
+from slimmable.search.pareto import Front, Point, area_under_curve, hypervolume, non_dominated, unevenness
+from slimmable.search.platforms import TARGET_MACS, TARGET_RATIOS, WEIGHTINGS, Platform, weighted_average, weights_of
+from slimmable.search.posterior import evolution, greedy, random_search
+from slimmable.search.restaurant import ChineseRestaurant
+from slimmable.search.trials import Budget, Objective
 
-__all__ = ["Additive", "Elimination", "Solution", "within_budget"]
+__all__ = [
+    "TARGET_MACS",
+    "TARGET_RATIOS",
+    "WEIGHTINGS",
+    "Additive",
+    "Budget",
+    "ChineseRestaurant",
+    "Elimination",
+    "Front",
+    "Objective",
+    "Platform",
+    "Point",
+    "Solution",
+    "area_under_curve",
+    "evolution",
+    "greedy",
+    "hypervolume",
+    "non_dominated",
+    "nsga2",
+    "random_search",
+    "unevenness",
+    "weighted_average",
+    "weights_of",
+    "within_budget",
+]
