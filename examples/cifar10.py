@@ -9,9 +9,6 @@ A small ResNet is trained with the same loop, data, epochs, optimizer and schedu
   in trainings as short as this one they did better than in-place distillation (``--distill``);
 * naive sharing: one set of weights and one batch norm for 4 widths, which fails.
 
-Shared weights are trained for twice the epochs of an independent network, as in the comparisons of PareCO (appendix C);
-naive sharing, which fails in any case, is not.
-
 US-Net is measured at 16 widths against the independent networks' curve, and once more without calibration: with the
 widest network's batch-norm statistics cut to size. The folder holds ``train/CLASS/*`` and ``test/CLASS/*``.
 """
@@ -40,8 +37,6 @@ from slimmable.train import Fixed, Sandwich, SwitchList, TrainSettings, WidthSam
 SWITCHES = (0.25, 0.5, 0.75, 1.0)
 # Rounded to multiples of 8 channels, no two of these ratios give the same network.
 RATIOS = (0.25, 0.3, 0.35, 0.41, 0.45, 0.5, 0.55, 0.6, 0.66, 0.7, 0.75, 0.8, 0.85, 0.91, 0.95, 1.0)
-# Epochs of shared weights, in those of one independent network: they learn four networks and more.
-LONGER = 2
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "cifar10.json"
 
 console = Console()
@@ -83,17 +78,9 @@ class Comparison:
         """The network made elastic; ``how`` is passed to ``slimmable.convert``."""
         return slimmable.convert(self.network(width, seed), self.task.example_inputs(), **how)
 
-    def train(
-        self,
-        net: SlimmableModel,
-        sampler: WidthSampler,
-        *,
-        distillation: bool = False,
-        seed: int = 0,
-        longer: int = 1,
-    ) -> float:
-        """Train ``net`` in place for ``longer`` times the epochs of an independent network; the seconds that took."""
-        epochs = longer * self.options.epochs
+    def train(self, net: SlimmableModel, sampler: WidthSampler, *, distillation: bool = False, seed: int = 0) -> float:
+        """Train ``net`` in place; the seconds that took."""
+        epochs = self.options.epochs
         settings = TrainSettings(
             epochs=epochs,
             lr=self.options.lr,
@@ -133,7 +120,7 @@ class Comparison:
     def s_net(self) -> Outcome:
         """Private batch norm for four switches."""
         net = self.convert(switches=SWITCHES)
-        outcome = Outcome(seconds=self.train(net, SwitchList(net.switches), longer=LONGER))
+        outcome = Outcome(seconds=self.train(net, SwitchList(net.switches)))
         self.enter(outcome, net, net.switches, SWITCHES)
         return outcome
 
@@ -149,7 +136,7 @@ class Comparison:
         """Any width: widest, narrowest and two random ones in every step, batch norm calibrated afterwards."""
         net = self.convert()
         sampler = Sandwich(net.space, n=4, seed=self.options.seed)
-        outcome = Outcome(seconds=self.train(net, sampler, distillation=self.options.distill, longer=LONGER))
+        outcome = Outcome(seconds=self.train(net, sampler, distillation=self.options.distill))
         widths_list = [net.space.uniform(ratio) for ratio in RATIOS]
         for widths in widths_list:
             cut_statistics(net, widths)
@@ -203,9 +190,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with train/CLASS/* and test/CLASS/*")
     parser.add_argument("--train-samples", type=int, default=1000)
     parser.add_argument("--test-samples", type=int, default=None, help="all of them by default")
-    parser.add_argument(
-        "--epochs", type=int, default=130, help="of independent networks; shared ones take twice as many"
-    )
+    parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--distill", action="store_true", help="let the widest width teach the others of the US-Net")
@@ -249,7 +234,7 @@ def main() -> None:
     del settings["folder"], settings["results"]
     record = {
         "environment": environment(device="cpu", threads=torch.get_num_threads()),
-        "settings": {**settings, "shared_epochs": LONGER * options.epochs, "test_images": images},
+        "settings": {**settings, "test_images": images},
         "figures": figures,
         "margins": above,
         "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()},
