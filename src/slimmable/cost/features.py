@@ -180,13 +180,11 @@ def features(net: SlimmableModel) -> list[Feature]:
             for axes in net.analysis.tensors[call.node]:
                 shared[f"{_name(call)}: written"].append(Product.of(1, map(net.grouping.axis, axes)))
     found = [Feature(name=CONSTANT, products=(Product(1, ()),), own=False)]
-    for name, products, single in (
-        *((*each, False) for each in shared.items()),
-        *((*each, True) for each in own.items()),
-    ):
-        kept = tuple(each for each in products if each.extents and each.pairwise)
-        if kept:
-            found.append(Feature(name=name, products=kept, own=single))
+    for alone, named in ((False, shared), (True, own)):
+        for name, products in named.items():
+            kept = tuple(each for each in products if each.extents and each.pairwise)
+            if kept:
+                found.append(Feature(name=name, products=kept, own=alone))
     return found
 
 

@@ -254,10 +254,10 @@ def _interleaved(
     found: list[dict[int, list[float]]] = []
     others = list(range(1, len(networks)))
     collecting = gc.isenabled()
+    gc.collect()
     gc.disable()
     try:
         for round_ in range(-warm_up, rounds):
-            gc.collect()
             times: dict[int, list[float]] = {}
             first = round_ % len(others)
             for turn, place in enumerate(others[first:] + others[:first]):
