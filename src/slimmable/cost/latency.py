@@ -54,7 +54,7 @@ class LatencyModel:
 
     References:
         Berman, Pishchulin, Xu, Blaschko, Medioni. AOWS: Adaptive and Optimal Network Width Search with Latency
-        Constraints. CVPR 2020, section 3: whole networks are timed, and an additive pairwise model is fitted by
+        Constraints. CVPR 2020: whole networks are timed, and an additive pairwise model is fitted by
         non-negative least squares. (Monotonicity is a penalty there; here no coefficients violate it.)
 
     Example:

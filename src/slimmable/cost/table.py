@@ -91,8 +91,9 @@ class LatencyTable:
 
         A layer has a line for every pair out of some input and some output channels; between them its time is
         interpolated bilinearly, beyond them it stays. Where input and output channels are one width (of a depthwise
-        convolution), lines for some of its sizes will do. Milliseconds are those of one call. Module ``network``, with
-        its channels left empty, is what no width changes.
+        convolution), lines for some of its sizes will do. Milliseconds are those of one call. A module with several
+        weights (attention) is one layer, from what the first of them reads to what the last one writes. Module
+        ``network``, with its channels left empty, is what no width changes.
 
         Args:
             path: The file.
@@ -104,23 +105,26 @@ class LatencyTable:
         """
         constant, lines = _read(Path(path))
         known: dict[str, list[Layer]] = {}
-        channels: dict[str, tuple[Axis, Axis]] = {}
+        channels: dict[str, list[tuple[Axis, Axis]]] = {}
         for layer in layers(net):
             if layer.channels is not None:
                 known.setdefault(layer.module, []).append(layer)
-                channels[layer.module] = layer.channels
+                channels.setdefault(layer.module, []).append(layer.channels)
         if unknown := [name for name in lines if name not in known]:
             raise DataError(
                 f"{path}: {_few(unknown)} is no layer of this network; its layers are {_few(list(known))}, and "
                 f"{NETWORK!r} is what no width changes"
             )
-        if missing := [name for name, calls in known.items() if name not in lines and calls[0].varies]:
+        if missing := [
+            name for name, calls in known.items() if name not in lines and any(call.varies for call in calls)
+        ]:
             raise DataError(f"{path} has no line for {_few(missing)}, whose width varies; add what these layers take")
         entries: list[_Entry] = []
         for name, pairs in lines.items():
-            inputs, outputs = channels[name]
+            inputs, outputs = channels[name][0][0], channels[name][-1][1]
+            calls = len(channels[name]) // len(set(channels[name]))
             grid = _grid(pairs, one=_one_group(inputs, outputs), where=f"{path}: {name}")
-            entries.append(_Entry(Extent.of(inputs), Extent.of(outputs), len(known[name]), grid))
+            entries.append(_Entry(Extent.of(inputs), Extent.of(outputs), calls, grid))
         return LatencyTable(space=net.space, constant=constant, entries=tuple(entries))
 
     def __call__(self, widths_list: Sequence[Widths]) -> Floats:

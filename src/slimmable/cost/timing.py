@@ -7,7 +7,7 @@ block, with the same reference widths in each, and the reference's times bring t
 
 References:
     [1] Berman, Pishchulin, Xu, Blaschko, Medioni. AOWS: Adaptive and Optimal Network Width Search with Latency
-    Constraints. CVPR 2020, section 3.
+    Constraints. CVPR 2020.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def measure_latency(
     Raises:
         CostError: No widths, no rounds, or CPU time of several threads or of a GPU.
         WidthError: Widths that do not belong to the network.
+        CalibrationError: Widths that are none of the switches of a network with private batch norm.
 
     Cost:
         ``2 (rounds + warm_up)`` forward passes at each width.

@@ -147,9 +147,10 @@ def profile(
         MissingDependencyError: SciPy is not installed.
     """
     inputs = torch.randn(settings.batch, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
-    fitted, held_out = chosen(net.space, settings, [each.widths for each in named])
-    # Those held out stand among the others, so that a slow drift of the machine meets both alike.
-    order = _spread(fitted, held_out)
+    first = list(dict.fromkeys(each.widths for each in named))
+    fitted, held_out = chosen(net.space, settings, first)
+    # A slow drift of the machine meets all kinds of widths alike.
+    order = _spread(first, fitted[len(first) :], held_out)
     record = device_record(inputs, net.space, threads=settings.threads, clock=settings.clock)
     head: dict[str, Json] = {
         "schema": SCHEMA_VERSION,
@@ -215,12 +216,14 @@ def chosen(space: WidthSpace, settings: ProfileSettings, named: Sequence[Widths]
     return [*first, *others[held_out:]], others[:held_out]
 
 
-def _spread(fitted: Sequence[Widths], held_out: Sequence[Widths]) -> list[Widths]:
-    """All widths, the first of ``fitted`` first, and those held out evenly among the others."""
-    places = [((place + 0.5) / len(fitted), widths) for place, widths in enumerate(fitted)]
-    places += [((place + 1) / (len(held_out) + 1), widths) for place, widths in enumerate(held_out)]
-    rest = sorted(places[1:], key=lambda each: each[0])
-    return [places[0][1], *(widths for _, widths in rest)]
+def _spread(*kinds: Sequence[Widths]) -> list[Widths]:
+    """All widths of several lists, each list evenly among the others; the first of the first list stays first."""
+    places = [
+        ((place + (0.5 if kind else 0)) / len(widths_list), widths)
+        for kind, widths_list in enumerate(kinds)
+        for place, widths in enumerate(widths_list)
+    ]
+    return [widths for _, widths in sorted(places, key=lambda each: each[0])]
 
 
 def _taken_up(path: Path, head: Mapping[str, Json], space: WidthSpace, order: Sequence[Widths]) -> list[Timing]:

@@ -73,6 +73,17 @@ def test_it_adds_up_what_layers_take_between_and_beyond_the_measured_sizes(net, 
         table([attending().space.smallest])
 
 
+def test_a_module_with_several_weights_is_one_layer(tmp_path):
+    net = attending()
+    sizes = [group.choices[0] for group in net.space.groups], [group.choices[-1] for group in net.space.groups]
+    (tmp_path / "mine.csv").write_text(HEADER + "embed,8,8,1\nmix,8,8,2\nmix,32,32,6\nhead,8,5,1\n")
+
+    table = LatencyTable.read(tmp_path / "mine.csv", net)
+
+    assert sizes == ([8], [32])
+    assert table([net.space.smallest, net.space.widths([16]), net.space.largest]) == pytest.approx([4, 4 + 4 / 3, 8])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -12,7 +12,7 @@ import slimmable
 from slimmable import WidthSpace
 from slimmable.cost import timing
 from slimmable.cost.timing import Timing, device_record, lanes_last, measure_latency
-from slimmable.errors import CostError, WidthError
+from slimmable.errors import CalibrationError, CostError, WidthError
 from tests.unit.cost.networks import attending, joined
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -191,6 +191,14 @@ def test_what_cannot_be_measured_is_said(net, count, options, error, message):
 def test_widths_of_another_network_are_refused(net):
     with pytest.raises(WidthError, match="another space"):
         measure_latency(net, [attending().space.smallest], IMAGE)
+
+
+def test_other_widths_than_its_switches_are_refused():
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1))
+    net = slimmable.convert(plain.eval(), IMAGE, switches=(0.5, 1.0))
+
+    with pytest.raises(CalibrationError, match="no statistics"):
+        measure_latency(net, [net.space.smallest], IMAGE)
 
 
 def test_quartiles_are_those_of_the_standard_library():

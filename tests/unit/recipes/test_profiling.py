@@ -96,6 +96,15 @@ def test_widths_held_out_are_never_fitted(digits):
     assert chosen(space, replace(SETTINGS, seed=1), named) != (fitted, held_out)
 
 
+def test_kinds_of_widths_are_timed_among_each_other():
+    first, second = [f"a{place}" for place in range(3)], [f"b{place}" for place in range(12)]
+
+    order = profiling._spread(first, second)
+
+    assert [order.index(each) for each in first] == [0, 5, 10]
+    assert [each for each in order if each in second] == second
+
+
 def test_a_small_space_shares_what_it_has():
     [net, _] = named_network("digits_cnn", input_size=None, options={"divisor": 32, "min_ratio": 0.5})
     fitted, held_out = chosen(net.space, ProfileSettings(count=400, held_out=100), [])
