@@ -144,21 +144,16 @@ def measure_latency(
     reference = anchor.widths if anchor else widths_list[0]
     found: list[Timing] = []
     with _threads(threads), torch.inference_mode():
-        base = _plain(net, reference, last)
-        remaining = list(widths_list)
-        while remaining:
-            block = _block(net, remaining, last)
-            remaining = remaining[len(block) :]
-            turns = _interleaved([base, *block], inputs, rounds=rounds, warm_up=warm_up, clock=clock)
-            times = _levelled(turns)
+        while len(found) < len(widths_list):
+            # The reference is made anew with every block: where memory lies decides a few percent of the time.
+            networks = _block(net, [reference, *widths_list[len(found) :]], last)
+            times = _levelled(_interleaved(networks, inputs, rounds=rounds, warm_up=warm_up, clock=clock))
+            del networks
             if anchor is None:
                 anchor = _timing(reference, times[0], 1.0)
             factor = anchor.milliseconds / statistics.median(times[0])
-            begun = len(found)
-            found += [
-                _timing(widths, own, factor)
-                for widths, own in zip(widths_list[begun : begun + len(block)], times[1:], strict=True)
-            ]
+            timed = widths_list[len(found) : len(found) + len(times) - 1]
+            found += [_timing(widths, own, factor) for widths, own in zip(timed, times[1:], strict=True)]
             if progress is not None:
                 progress(found)
     return found
@@ -202,13 +197,13 @@ def _require_sensible(
 
 
 def _block(net: SlimmableModel, widths_list: Sequence[Widths], last: bool) -> list[nn.Module]:
-    """The first networks of a list, as many as are timed together."""
+    """Networks of the first widths of a list, the reference's, and of as many of the next as are timed together."""
     block: list[nn.Module] = []
     size = 0
-    for widths in widths_list[:_BLOCK]:
+    for widths in widths_list[: 1 + _BLOCK]:
         plain = _plain(net, widths, last)
         size += sum(tensor.nbytes for tensor in plain.state_dict().values())
-        if block and size > _BLOCK_BYTES:
+        if len(block) > 1 and size > _BLOCK_BYTES:
             break
         block.append(plain)
     return block

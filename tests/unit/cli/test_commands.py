@@ -70,7 +70,7 @@ def test_profile_shows_uniform_widths_and_the_error_and_keeps_the_model(capsys, 
     assert main(["profile", "digits_cnn", *options, "--divisor", "16"]) == 0
 
     text = capsys.readouterr().out
-    assert "1 threads, cpu time, inputs [[2, 1, 8, 8]], channels_last" in text
+    assert "threads: 1, cpu time, inputs [[2, 1, 8, 8]], channels_last" in text
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert {"0.25", "0.625", "1.0"} <= set(rows)
     assert rows["1.0"][-2:] == ["1.855", "M"]

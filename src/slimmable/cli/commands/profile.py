@@ -85,7 +85,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 def _show(net: SlimmableModel, found: Profile, named: list[NamedWidths]) -> None:
     record = found.model.device
     write(
-        f"{record['processor'] if record['device'] == 'cpu' else record['device']}, {record['threads']} threads, "
+        f"{record['processor'] if record['device'] == 'cpu' else record['device']}, threads: {record['threads']}, "
         f"{record['clock']} time, inputs {record['inputs']}, {record['memory_format']}"
     )
     shown = sorted(named, key=lambda each: found.named[each.label].milliseconds)
