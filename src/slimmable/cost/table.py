@@ -115,9 +115,8 @@ class LatencyTable:
                 f"{path}: {_few(unknown)} is no layer of this network; its layers are {_few(list(known))}, and "
                 f"{NETWORK!r} is what no width changes"
             )
-        if missing := [
-            name for name, calls in known.items() if name not in lines and any(call.varies for call in calls)
-        ]:
+        varying = [name for name, calls in known.items() if any(call.varies for call in calls)]
+        if missing := [name for name in varying if name not in lines]:
             raise DataError(f"{path} has no line for {_few(missing)}, whose width varies; add what these layers take")
         entries: list[_Entry] = []
         for name, pairs in lines.items():
