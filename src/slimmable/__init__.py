@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from slimmable.core.report import ConversionReport
     from slimmable.core.space import WidthGroup, Widths, WidthSpace
     from slimmable.cost.analytic import CostModel, activation_bytes, macs, parameters
+    from slimmable.cost.latency import LatencyModel
+    from slimmable.cost.table import LatencyTable
+    from slimmable.cost.timing import measure_latency
     from slimmable.errors import SlimmableError
     from slimmable.measure.calibration import calibrate
     from slimmable.measure.evaluation import evaluate
@@ -43,6 +46,9 @@ _HOMES = {
     "macs": "slimmable.cost.analytic:macs",
     "parameters": "slimmable.cost.analytic:parameters",
     "activation_bytes": "slimmable.cost.analytic:activation_bytes",
+    "measure_latency": "slimmable.cost.timing:measure_latency",
+    "LatencyModel": "slimmable.cost.latency:LatencyModel",
+    "LatencyTable": "slimmable.cost.table:LatencyTable",
     # keep it
     "save": "slimmable.core.checkpoint:save_network",
     "load": "slimmable.core.checkpoint:load",
@@ -53,6 +59,8 @@ _HOMES = {
 __all__ = [
     "ConversionReport",
     "CostModel",
+    "LatencyModel",
+    "LatencyTable",
     "SlimmableError",
     "SlimmableModel",
     "WidthGroup",
@@ -64,6 +72,7 @@ __all__ = [
     "evaluate",
     "load",
     "macs",
+    "measure_latency",
     "operator_rule",
     "parameters",
     "save",

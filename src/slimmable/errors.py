@@ -7,7 +7,7 @@
     ├── ConversionError                       a network that cannot be made elastic
     ├── CalibrationError                      batch-norm statistics that are missing, stale or not finite
     ├── ExtractionError                       a sub-network that cannot be written as plain modules
-    ├── CostError (ValueError)                a cost that was asked for and has no formula
+    ├── CostError (ValueError)                a cost that has no formula, or cannot be measured
     ├── SearchError (ValueError)              a search that has no answer, or none that can be found exactly
     ├── TrainingError                         a run that cannot go on (a loss that is not finite)
     ├── CheckpointError                       a file that does not fit the network, or is damaged
@@ -40,7 +40,7 @@ class ExtractionError(SlimmableError):
 
 
 class CostError(SlimmableError, ValueError):
-    """A cost that was asked for and has no formula."""
+    """A cost that was asked for and has no formula, or cannot be measured."""
 
 
 class SearchError(SlimmableError, ValueError):

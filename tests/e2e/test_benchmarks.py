@@ -17,6 +17,7 @@ SMALLEST = ["--rounds", "2", "--threads", "1", "--clock", "cpu", "--no-record"]
     [
         ("step", ["--batch", "2"], ["step_ratio_mobilenet_v1", "step_ratio_resnet20", "step_memory_ratio"]),
         ("forward", ["--size", "64"], ["forward_ratio_max", "switch_ms", "new_switch_ms"]),
+        ("latency", ["--size", "32", "--count", "8", "--held-out", "2"], ["mape", "median_error", "seconds"]),
     ],
 )
 def test_the_last_line_gives_the_figures(script, options, keys):

@@ -113,6 +113,29 @@ def _extract(parser: ArgumentParser) -> None:
     )
 
 
+def _profile(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a network by its name, as inspect takes it, or a run's folder")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the .json file to write; a run's is RUN/latency.json")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted profile stopped")
+    parser.add_argument("--widths", metavar="LIST", help=f"fit these, not random ones: {WIDTHS}")
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="random widths to fit the model to")
+    parser.add_argument("--held-out", type=int, default=50, metavar="N", help="random widths to state its error on")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="times each width is timed")
+    parser.add_argument("--threads", type=_optional(int), metavar="N", help="threads of torch")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="examples in a forward pass")
+    parser.add_argument(
+        "--clock", default="wall", choices=["wall", "cpu"], help="cpu: time of one thread, on a machine with other work"
+    )
+    parser.add_argument("--input-size", metavar="C,H,W", help="size of one input, if not the network's own")
+    for name, kind, what in (
+        ("--min-ratio", float, "smallest multiple of every width, of a MODEL"),
+        ("--max-ratio", float, "largest multiple of every width, of a MODEL"),
+        ("--divisor", int, "widths of a MODEL are multiples of it"),
+    ):
+        parser.add_argument(name, type=_optional(kind), metavar="N" if kind is int else "R", help=what)
+    _device(parser)
+
+
 def _recipes(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="show this one, complete, as YAML")
 
@@ -139,6 +162,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "calibrate": (_calibrate, "measure batch-norm statistics of a trained network at further widths"),
     "eval": (_eval, "show accuracy and costs over a list of widths"),
     "extract": (_extract, "write one sub-network as a plain model"),
+    "profile": (_profile, "time many widths on this device, and fit a model that tells any other's latency"),
     "recipes": (_recipes, "list all recipes, or show one"),
 }
 """Every command: its options, and what it does."""

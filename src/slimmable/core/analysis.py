@@ -47,7 +47,7 @@ class Analysis:
         attributes: Module attributes that follow an axis.
         layers: Modules that open a width, or whose parameters an operator without a rule reads.
         uncounted: Those of them whose multiply-accumulates are not known.
-        macs: Multiply-accumulates by module, in evaluation, on the example.
+        macs: Multiply-accumulates of calls, in evaluation, on the example.
         buffers: Names of those of ``parameters`` that are buffers.
         gains: Names of those whose neutral value is 1.
         ordered: Variables whose units must keep their places, and why.
@@ -65,7 +65,7 @@ class Analysis:
     attributes: dict[tuple[str, str], tuple[Extent, ...]]
     layers: tuple[str, ...]
     uncounted: tuple[str, ...]
-    macs: tuple[tuple[str, Term], ...]
+    macs: tuple[tuple[Call, Term], ...]
     norms: tuple[tuple[str, str, str], ...]
     buffers: frozenset[str]
     gains: frozenset[str]
@@ -278,7 +278,7 @@ def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases:
         attributes=_attributes(findings),
         layers=tuple(dict.fromkeys(_layers(findings, name_of))),
         uncounted=tuple(dict.fromkeys(call.module for call, _ in findings.unknown if _reads_parameters(call))),
-        macs=tuple((module, _resolved(term, resolve)) for module, term in findings.macs),
+        macs=tuple((call, _resolved(term, resolve)) for call, term in findings.macs),
         norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
         buffers=trace.buffers | (training.buffers if training else frozenset()),
         outer=frozenset(module_of.get(node, "") for node, _ in findings.outer),

@@ -202,15 +202,15 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
                 side[grouping.index[var]][module] = None
                 if len(space.groups[grouping.index[var]].choices) > 1:
                     elastic[module] = None
-    for module, term in analysis.macs:  # a layer may slide over an axis that varies, and have weights that do not
+    for call, term in analysis.macs:  # a layer may slide over an axis that varies, and have weights that do not
         its = (block.var for layout in term.layouts for block in layout if block.var is not None)
         if any(len(space.groups[grouping.index[var]].choices) > 1 for var in its):
-            elastic[module] = None
+            elastic[call.module] = None
     for i, made in producers.items():
         if not made:  # a bare parameter opens the group
             made[next(iter(consumers[i]))] = None
     layers = dict.fromkeys(analysis.layers)
-    layers |= dict.fromkeys(module for module, _ in analysis.macs if module and _weighted(model, module))
+    layers |= dict.fromkeys(c.module for c, _ in analysis.macs if c.module and _weighted(model, c.module))
     reached = set(analysis.parameters)
     return ConversionReport(
         groups=tuple(

@@ -83,7 +83,7 @@ class Findings:
         names: Parameters and buffers behind nodes.
         opened: Parameter axes where a width begins: node, axis, calling module.
         attributes: Module attributes that follow an axis, by module path and name (several extents for a tuple).
-        macs: Multiply-accumulates by module.
+        macs: Multiply-accumulates of calls.
         norms: Buffers that hold running means and variances: calling module, mean, variance.
         fed: Nodes that depend on the example inputs.
         unknown: Calls without a rule that read parameters, and the reason that holds them.
@@ -104,7 +104,7 @@ class Findings:
     names: dict[Any, str] = field(default_factory=dict)
     opened: list[tuple[fx.Node, int, str]] = field(default_factory=list)
     attributes: dict[tuple[str, str], tuple[Extent, ...]] = field(default_factory=dict)
-    macs: list[tuple[str, Term]] = field(default_factory=list)
+    macs: list[tuple[Call, Term]] = field(default_factory=list)
     norms: list[tuple[str, fx.Node, fx.Node]] = field(default_factory=list)
     fed: set[fx.Node] = field(default_factory=set)
     unknown: list[tuple[Call, Pin]] = field(default_factory=list)
@@ -292,7 +292,7 @@ class Operator:
     def count_macs(self, factor: int, *layouts: Layout) -> None:
         """Count ``factor`` times the product of axis sizes as multiply-accumulates of this call."""
         once = not any(node in self._findings.fed for node in self.call.node.all_input_nodes)
-        self._findings.macs.append((self.call.module, Term(constant=factor, layouts=layouts, once=once)))
+        self._findings.macs.append((self.call, Term(constant=factor, layouts=layouts, once=once)))
 
     def normalises(self, mean: str, variance: str) -> None:
         """Say that the operator reads running statistics, from the buffers behind two arguments."""

@@ -88,13 +88,20 @@ class CostModel:
         return self._live.peak_with_weights(self._sizes(widths), self._batch)
 
     def _sizes(self, widths: Sequence[Widths]) -> Integers:
-        for each in widths:
-            if each.names != self.space.names:
-                self.space.check(each)
-        channels = np.array([each.channels for each in widths], dtype=np.int64).reshape(
-            len(widths), len(self.space.groups)
-        )
-        return self._axes.sizes(channels)
+        return self._axes.sizes(channels_of(self.space, widths))
+
+
+def channels_of(space: WidthSpace, widths_list: Sequence[Widths]) -> Integers:
+    """Channels of many widths, shape ``(len(widths_list), groups)``.
+
+    Raises:
+        WidthError: Widths of other groups than those of ``space``.
+    """
+    for each in widths_list:
+        if each.names != space.names:
+            space.check(each)
+    channels = np.array([each.channels for each in widths_list], dtype=np.int64)
+    return channels.reshape(len(widths_list), len(space.groups))
 
 
 def macs(net: SlimmableModel, widths: Widths) -> int:

@@ -9,7 +9,11 @@ import yaml
 
 from slimmable.cli.main import main
 from slimmable.cli.parser import parse
-from slimmable.recipes import RECIPES, recipe
+from slimmable.cost.latency import LatencyModel
+from slimmable.recipes import RECIPES, read_recipe, recipe
+from slimmable.recipes.building import NetworkFacts
+from slimmable.recipes.folder import FACTS, begin
+from slimmable.recipes.profiling import LATENCY, network_of_run
 
 
 def test_inspect_says_what_varies_what_does_not_and_what_it_costs(capsys, tmp_path):
@@ -59,6 +63,47 @@ def test_inspect_takes_a_function_of_the_user(capsys, tmp_path, monkeypatch):
     assert "2 of 2 layers are elastic, in 1 groups" in capsys.readouterr().out
 
 
+def test_profile_shows_uniform_widths_and_the_error_and_keeps_the_model(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--count", "10", "--held-out", "3", "--rounds", "1", "--threads", "1", "--clock", "cpu", "--batch", "2"]
+
+    assert main(["profile", "digits_cnn", *options, "--divisor", "16"]) == 0
+
+    text = capsys.readouterr().out
+    assert "threads: 1, cpu time, inputs [[2, 1, 8, 8]], channels_last" in text
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert {"0.25", "0.625", "1.0"} <= set(rows)
+    assert rows["1.0"][-2:] == ["1.855", "M"]
+    assert "error on 3 held-out widths: " in text
+    assert "the model and all timings are in latency.json" in text
+    assert json.loads((tmp_path / "latency.json").read_text())["cost"] == "latency"
+
+
+def test_profile_of_a_run_fits_given_widths_and_writes_beside_it(capsys, tmp_path):
+    recipe = read_recipe("digits/us-net")
+    begin(tmp_path / "run", recipe, resume=False)
+    NetworkFacts(classes=tuple("0123456789"), input_size=(1, 8, 8)).save(tmp_path / "run" / FACTS)
+    options = ["--widths", "0.3,0.5,0.9", "--held-out", "3", "--rounds", "1"]
+
+    assert main(["profile", str(tmp_path / "run"), *options]) == 0
+
+    assert "0.3 " in capsys.readouterr().out
+    space = network_of_run(tmp_path / "run")[0].space
+    assert LatencyModel.load(tmp_path / "run" / LATENCY, space).error >= 0
+    assert main(["profile", str(tmp_path / "run"), "--divisor", "4"]) == 2
+    assert "--divisor: the run in" in capsys.readouterr().err
+
+
+def test_profile_says_how_to_go_on(capsys, tmp_path, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slimmable.recipes.profiling.measure_latency", interrupted)
+
+    assert main(["profile", "digits_cnn", "-o", str(tmp_path / "mine.json")]) == 130
+    assert "the same command with --resume (timings are in " in capsys.readouterr().err
+
+
 def test_recipes_are_listed_and_shown(capsys):
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
@@ -102,6 +147,10 @@ def test_changes_may_stand_anywhere():
         (["eval", "nowhere"], "nowhere holds no run"),
         (["calibrate", "nowhere", "--widths", "0.5"], "nowhere holds no run"),
         (["extract", "nowhere", "--width", "0.5", "-o", "x"], "nowhere holds no run"),
+        (["profile", "mobilnet_v2"], "Nearest names: mobilenet_v2"),
+        (["profile", "digits_cnn", "--rounds", "0"], "at least one width held out, one round and a batch of one"),
+        (["profile", "digits_cnn", "--clock", "cpu", "--threads", "2"], "use threads=1, or the wall clock"),
+        (["profile", "digits_cnn", "--divisor", "4096"], "too few to fit a model"),
         (["recipes", "digits"], "there is no recipe 'digits'"),
     ],
 )

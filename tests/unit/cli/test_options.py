@@ -18,6 +18,10 @@ OPTIONS = {
     "calibrate": ["--device", "--root", "--samples", "--widths", "RUN"],
     "eval": ["--calibrate", "--csv", "--device", "--json", "--root", "--widths", "RUN"],
     "extract": ["--fold-batch-norm", "--output", "--width", "-o", "RUN"],
+    "profile": [
+        *("--batch", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size", "--max-ratio"),
+        *("--min-ratio", "--output", "--resume", "--rounds", "--threads", "--widths", "-o", "MODEL"),
+    ],
     "recipes": ["RECIPE"],
 }
 

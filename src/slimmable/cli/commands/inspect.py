@@ -1,6 +1,5 @@
 """``slimmable inspect``."""
 
-import re
 import time
 from collections.abc import Iterator
 
@@ -8,6 +7,7 @@ import torch
 
 from slimmable.cli import coverage
 from slimmable.cli.parser import Options
+from slimmable.cli.sizes import input_size
 from slimmable.cli.tables import count, memory, write, write_table
 from slimmable.core.convert import convert
 from slimmable.core.model import SlimmableModel
@@ -26,7 +26,7 @@ def command(options: Options) -> int:
         return coverage.command(options)
     _require_one(options)
     built = build_model(options.model)
-    size = _size(options.input_size) if options.input_size else built.input_size
+    size = input_size(options.input_size) if options.input_size else built.input_size
     began = time.perf_counter()
     net = convert(
         built.model.eval(),
@@ -51,14 +51,6 @@ def _require_one(options: Options) -> None:
     for name in ("match", "output", "resume"):
         if options[name]:
             raise RecipeError(f"--{name} goes with --all; {options.model} is one network")
-
-
-def _size(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*([,x][1-9]\d*)*", text):
-        raise RecipeError(
-            f"--input-size {text} is no size; expected whole numbers such as 3,224,224, without the batch"
-        )
-    return tuple(map(int, re.split("[,x]", text)))
 
 
 def _costs(net: SlimmableModel) -> dict[str, dict[str, int]]:
