@@ -142,11 +142,11 @@ def main() -> None:
     """Run the study; see ``--help``."""
     parser = argparse.ArgumentParser(description="Compare Slim, TwoStage and PareCO on CIFAR-10.")
     parser.add_argument("folder", type=Path, help="with train/CLASS/* and test/CLASS/*")
-    parser.add_argument("--train-samples", type=int, default=1000)
+    parser.add_argument("--train-samples", type=int, default=2000)
     parser.add_argument("--test-samples", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--n", type=int, default=10, help="steps of training between searches of PareCO")
+    parser.add_argument("--n", type=int, default=20, help="steps of training between searches of PareCO")
     parser.add_argument("--trials", type=int, default=100, help="widths that TwoStage's search evaluates")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
