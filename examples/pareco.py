@@ -32,9 +32,7 @@ from slimmable.cost.costs import NamedCost, closed_form
 from slimmable.models import resnet_cifar
 from slimmable.recipes.found import spread
 from slimmable.record import Json, atomic_write_json, environment
-from slimmable.search.pareco import PareCo, bayesian
-from slimmable.search.pareto import hypervolume, non_dominated, unevenness
-from slimmable.search.surrogate import Acquisition
+from slimmable.search import Acquisition, Budget, PareCo, bayesian, hypervolume, unevenness
 from slimmable.tasks import ClassificationTask, ImageDataSettings
 from slimmable.train import Cosine, Sandwich, TrainSettings, WidthSampler, fit
 
@@ -111,16 +109,15 @@ def one(study: Study, method: str, seed: int) -> dict[str, Json]:
     if method == "Slim":
         chosen = list(dict.fromkeys(net.space.uniform(ratio) for ratio in np.linspace(0.316, 1, POINTS)))
     elif method == "TwoStage":
-        history, losses = bayesian(
+        front = bayesian(
             net.space,
             lambda widths_list: study.errors(net, widths_list, test=False, seed=seed),
-            cost,
+            [Budget(cost=cost)],
             trials=study.options.trials,
             acquisition=Acquisition(worst_loss=2.3),
             seed=seed,
         )
-        front = non_dominated(np.stack([cost(history), np.array(losses)], axis=1))
-        chosen = [named.widths for named in spread([history[place] for place in front], cost, most=POINTS)]
+        chosen = [named.widths for named in spread([point.widths for point in front], cost, most=POINTS)]
     ends = [net.space.smallest, net.space.largest]
     chosen = list(dict.fromkeys([ends[0], *chosen, ends[1]]))
     errors = study.errors(net, chosen, test=True, seed=seed)

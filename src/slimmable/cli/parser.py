@@ -136,6 +136,39 @@ def _profile(parser: ArgumentParser) -> None:
     _device(parser)
 
 
+def _search(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument(
+        "--budget",
+        required=True,
+        action="append",
+        metavar="COST<=NUMBER",
+        help="macs<=50M, parameters<=1M, memory<=2MiB, latency<=4ms; several have to be kept together",
+    )
+    parser.add_argument(
+        "--method",
+        default="evolution",
+        choices=["pareco-posterior", "ows", "aows", "nsga2", "evolution", "greedy", "random"],
+        help="how to search",
+    )
+    parser.add_argument("--trials", type=int, default=200, metavar="N", help="most widths that are evaluated")
+    parser.add_argument("--samples", type=int, default=500, metavar="N", help="training samples that calibrate each")
+    parser.add_argument("--latency", metavar="FILE", help="latency model or .csv table; RUN/latency.json if not given")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="determines every draw")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write what was found there; RUN/search-METHOD.json if not given"
+    )
+    _root(parser)
+    _device(parser)
+
+
+def _platforms(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a .yaml file: run, cost, method, platforms and their budgets")
+    parser.add_argument("--json", metavar="FILE", help="write what was found there; FILE's name in .json if not given")
+    _root(parser)
+    _device(parser)
+
+
 def _recipes(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="show this one, complete, as YAML")
 
@@ -163,6 +196,8 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "eval": (_eval, "show accuracy and costs over a list of widths"),
     "extract": (_extract, "write one sub-network as a plain model"),
     "profile": (_profile, "time many widths on this device, and fit a model that tells any other's latency"),
+    "search": (_search, "find the best widths of a trained network within budgets"),
+    "platforms": (_platforms, "find the widths of one network for several platforms"),
     "recipes": (_recipes, "list all recipes, or show one"),
 }
 """Every command: its options, and what it does."""

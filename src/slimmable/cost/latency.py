@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -73,8 +73,8 @@ class LatencyModel:
     error: float
     device: Mapping[str, Json] = field(default_factory=environment)
 
-    name: ClassVar[str] = "latency"
-    unit: ClassVar[str] = "ms"
+    name = "latency"
+    unit = "ms"
 
     @staticmethod
     def fit(

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -82,8 +81,8 @@ class LatencyTable:
     constant: float
     entries: tuple[_Entry, ...]
 
-    name: ClassVar[str] = "latency"
-    unit: ClassVar[str] = "ms"
+    name = "latency"
+    unit = "ms"
 
     @staticmethod
     def read(path: str | Path, net: SlimmableModel) -> LatencyTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from slimmable.core.space import Widths, WidthSpace
 from slimmable.cost.costs import Cost
 from slimmable.errors import SearchError
 from slimmable.record import Json
-from slimmable.search.pareto import non_dominated
+from slimmable.search.pareto import Front, non_dominated
 from slimmable.search.surrogate import Acquisition, Surrogate
+from slimmable.search.trials import Budget, Objective, Trials
 
 
 class PareCo:
@@ -151,47 +152,54 @@ class PareCo:
 
 def bayesian(
     space: WidthSpace,
-    objective: Callable[[Sequence[Widths]], Sequence[float]],
-    cost: Cost,
+    objective: Objective,
+    budgets: Sequence[Budget],
     *,
     trials: int = 200,
+    seed: int = 0,
     batch: int = 4,
     warm_up: int = 20,
     acquisition: Acquisition | None = None,
-    seed: int = 0,
-) -> tuple[tuple[Widths, ...], tuple[float, ...]]:
-    """All widths tried and their losses: PareCO's search on a network that is trained already.
+    progress: bool = False,
+) -> Front:
+    """The front of widths that PareCO's search finds on a network that is trained already.
+
+    The first budget's cost is traded against the loss, over its whole range; all budgets are for whoever reads the
+    front.
 
     Args:
-        space: The network's width space.
-        objective: Losses of widths; asked once for each.
-        cost: What is traded against the loss.
-        trials: Different widths to try.
-        batch: Widths found at a time.
-        warm_up: Uniform widths to begin with.
-        acquisition: How the next widths are chosen.
+        space: Where to search.
+        objective: What is minimised.
+        budgets: At least one.
+        trials: Most evaluations.
         seed: Determines every draw.
+        batch: Widths found at a time.
+        warm_up: Uniform widths to begin with, the ends among them.
+        acquisition: How the next widths are chosen.
+        progress: Show a bar.
 
     Raises:
-        SearchError: Fewer trials than the warm-up has.
+        SearchError: Fewer trials than the warm-up has, or a budget that the smallest widths exceed.
     """
     if trials < warm_up or warm_up < 2:
         raise SearchError(f"{trials} trials with a warm-up of {warm_up}; expected 2 <= warm-up <= trials")
+    run = Trials(space, objective, budgets, trials=trials, progress=progress)
     generator = random.Random(f"bayesian {seed}")
-    surrogate, acquisition = Surrogate(space), acquisition or Acquisition()
-    begin = [space.largest, space.smallest, *(space.random_uniform(generator) for _ in range(warm_up - 2))]
-    history = list(dict.fromkeys(begin))
-    losses = list(objective(history))
-    while len(history) < trials:
-        count = min(batch, trials - len(history))
-        # More than wanted, for some may be known already.
-        at = f"bayesian {seed} {len(history)}"
-        found = acquisition.propose(surrogate, cost, history, losses, count=2 * count, seed=at)
-        new = [widths for widths in found if widths not in set(history)][:count]
-        if not new:
-            new = [widths for widths in (space.random(generator) for _ in range(100)) if widths not in set(history)][:1]
-        if not new:
-            break
-        history += new
-        losses += objective(new)
-    return tuple(history), tuple(losses)
+    surrogate, acquisition, cost = Surrogate(space), acquisition or Acquisition(), budgets[0].cost
+    uniform = [space.random_uniform(generator) for _ in range(warm_up - 2)]
+    history = list(dict.fromkeys([space.largest, space.smallest, *uniform]))
+    with run.watched("Bayesian search"):
+        losses = run.losses_of(history)
+        while run.left:
+            count = min(batch, run.left)
+            known = set(history)
+            # More than wanted, for some may be known already.
+            at = f"bayesian {seed} {len(history)}"
+            found = acquisition.propose(surrogate, cost, history, losses, count=2 * count, seed=at)
+            found += [space.random(generator) for _ in range(100)]
+            new = list(dict.fromkeys(widths for widths in found if widths not in known))[:count]
+            if not new:
+                break
+            history += new
+            losses += run.losses_of(new)
+    return run.front()

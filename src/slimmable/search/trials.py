@@ -133,6 +133,12 @@ class Trials:
             self._advance(len(new))
         return np.array([self._points[tuple(row)].loss for row in places.tolist()])
 
+    def losses_of(self, widths_list: Sequence[Widths]) -> list[float]:
+        """Losses of widths that belong to the space, as :meth:`losses`."""
+        leaders = [leader for leader, *_ in self.space.dimensions]
+        rows = [[leader.choices.index(widths[leader.name]) for leader in leaders] for widths in widths_list]
+        return self.losses(np.array(rows, dtype=np.int64)).tolist()
+
     def near(self, places: Places, limits: Floats) -> Places:
         r"""Candidates moved as a whole until they cost just below their limits.
 

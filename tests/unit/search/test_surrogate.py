@@ -11,8 +11,9 @@ from slimmable.core.space import WidthGroup, WidthSpace
 from slimmable.cost.costs import NamedCost
 from slimmable.errors import CheckpointError, SearchError
 from slimmable.search.pareco import PareCo, bayesian
-from slimmable.search.pareto import non_dominated
+from slimmable.search.pareto import area_under_curve
 from slimmable.search.surrogate import Acquisition, Surrogate
+from slimmable.search.trials import Budget
 
 GROUPS = [WidthGroup(name=f"g{i}", base=128, minimum=32, maximum=128, divisor=8) for i in range(4)]
 SPACE = WidthSpace(tuple(GROUPS), 0.25, 1.0)
@@ -109,18 +110,22 @@ def test_proposals_lie_near_the_true_front():
 
 
 def test_search_after_training_beats_random_widths():
-    history, losses = bayesian(SPACE, probe, COST, trials=60, batch=8, seed=1)
-    assert len(set(history)) == 60
-    assert list(losses) == probe(history)
+    asked = []
+
+    def objective(widths_list):
+        asked.extend(widths_list)
+        return probe(widths_list)
+
+    front = bayesian(SPACE, objective, [Budget(cost=COST)], trials=60, batch=8, seed=1)
+    assert len(asked) == len(set(asked)) == 60
+    assert all(point.loss == loss_of(point.widths) for point in front)
 
     def area(widths_list):
-        values = np.stack([COST(widths_list), probe(widths_list)], axis=1)
-        front = values[list(non_dominated(values))]
-        front = front[np.argsort(front[:, 0])]
-        grid = np.linspace(2e4, 6e4, 50)
-        return np.mean([front[front[:, 0] <= cost, 1].min(initial=8.0) for cost in grid])
+        costs, losses = COST(widths_list), np.array(probe(widths_list))
+        return area_under_curve(costs, losses, between=(2e4, 6e4))
 
-    assert area(history) < min(area(some(60, seed=seed)) for seed in range(5))
+    ends = [SPACE.smallest, SPACE.largest]
+    assert area([point.widths for point in front]) < min(area(ends + some(58, seed=seed)) for seed in range(5))
 
 
 def train(sampler, steps, first=0):
@@ -177,4 +182,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(SearchError, match="bisections is 0"):
         Acquisition(bisections=0)
     with pytest.raises(SearchError, match="2 <= warm-up <= trials"):
-        bayesian(SPACE, probe, COST, trials=5)
+        bayesian(SPACE, probe, [Budget(cost=COST)], trials=5)
