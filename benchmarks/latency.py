@@ -1,20 +1,28 @@
 """How well the latency model tells widths that it has not seen.
 
 torchvision's MobileNetV2 is timed whole, one image, at random widths that differ from layer to layer; a model is fitted
-to most of them, and its error stated on the others, which were timed among them.
+to most of them, and its error stated on the others, which were timed among them. Then widths are searched for seven
+budgets in milliseconds (with made-up losses that fall in every width), and what was found is timed: ``excess_max`` is
+the largest share by which a measured latency exceeds its budget, ``budget_error`` the mean distance from it.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import conclude, parser, show, start_over_with_tuned_malloc
+from torch import Tensor
 
+from slimmable import SlimmableModel
+from slimmable.cost.timing import measure_latency
 from slimmable.recipes.profiling import Profile, ProfileSettings, named_network, profile, uniform_widths
 from slimmable.record import Json
+from slimmable.search import Additive, Alternatives, Elimination, additive, fill_budget
 
 NETWORK = "torchvision:mobilenet_v2"
 
@@ -39,6 +47,8 @@ def main() -> None:
         found = profile(net, size, Path(folder, "latency.json"), settings=settings, named=named)
     seconds = time.perf_counter() - began
     told = found.model([each.widths for each in named])
+    budgets = kept_budgets(net, found, torch.randn(1, *size), options)
+    excess = [entry["measured"] / entry["budget"] - 1 for entry in budgets]
     show(
         f"{NETWORK}, one image of {options.size} pixels",
         ("uniform width", "ms", "quartiles", "model"),
@@ -47,8 +57,40 @@ def main() -> None:
             for (label, timing), own in zip(found.named.items(), told, strict=True)
         ],
     )
-    figures = {"mape": found.model.error, "median_error": found.median_error, "seconds": seconds}
-    conclude("latency", options, figures=figures, measured=measured(found))
+    show(
+        "widths found for budgets",
+        ("budget, ms", "model", "measured"),
+        [tuple(f"{entry[key]:.2f}" for key in ("budget", "model", "measured")) for entry in budgets],
+    )
+    figures = {
+        "mape": found.model.error,
+        "median_error": found.median_error,
+        "excess_max": max(excess),
+        "budget_error": sum(map(abs, excess)) / len(excess),
+        "seconds": seconds,
+    }
+    facts: dict[str, Json] = {**measured(found), "budgets": [dict(entry) for entry in budgets]}
+    conclude("latency", options, figures=figures, measured=facts)
+
+
+def kept_budgets(
+    net: SlimmableModel, found: Profile, inputs: Tensor, options: argparse.Namespace
+) -> list[dict[str, float]]:
+    """Budgets between the latencies of the smallest and the largest widths, and those of the widths found for them."""
+    alternatives = Alternatives.of(net.space, most=14)
+    cost = additive(found.model, alternatives)
+    elimination = Elimination(cost.sizes, cost.pairs)
+    loss = Additive(unary=tuple(np.sqrt(these[-1] / np.array(these)) for these in alternatives.channels), pairs={})
+    least, most = found.model([net.space.smallest, net.space.largest])
+    budgets = [float(least + share * (most - least)) for share in (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)]
+    chosen = [alternatives.widths(fill_budget(elimination, loss, cost, budget).choices) for budget in budgets]
+    anchor = next(iter(found.named.values()))
+    timings = measure_latency(net, chosen, inputs, rounds=options.rounds, clock=options.clock, anchor=anchor)
+    measured = {timing.widths: timing.milliseconds for timing in timings}
+    return [
+        {"budget": budget, "model": float(found.model([widths])[0]), "measured": measured[widths]}
+        for budget, widths in zip(budgets, chosen, strict=True)
+    ]
 
 
 def measured(found: Profile) -> dict[str, Json]:
