@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
+from slimmable.measure.prefix import SharedPrefix, in_prefix_order
 from slimmable.train.task import Batch, Outputs, Task
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -90,19 +91,20 @@ def batch_losses(
         net: A converted model in training mode.
         batch: One batch of the task.
         task: Gives the forward pass and the loss.
-        widths_list: The widths; one that stands there twice is run once.
+        widths_list: The widths; one that stands there twice is run once, and what several have in common as well.
         precision: As in training.
 
     Cost:
-        One forward pass for each distinct width, no gradients.
+        At most one forward pass for each distinct width, no gradients; memory of all activations of one pass.
     """
     device = next(net.parameters()).device
     kept = [(buffer, buffer.clone()) for buffer in net.tables.buffers()]
     found: dict[Widths, Tensor] = {}
-    with torch.no_grad(), _dropout(net, active=False):
-        for widths in dict.fromkeys(widths_list):
+    with torch.no_grad(), _dropout(net, active=False), SharedPrefix() as prefix:
+        for widths in in_prefix_order(widths_list):
             with net.at(widths), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                found[widths] = task.loss(task.forward(net, batch), batch).float()
+                outputs = prefix.run(lambda: task.forward(net, batch))
+            found[widths] = task.loss(outputs, batch).float()
         for buffer, before in kept:
             buffer.copy_(before)
     losses = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True)) if found else {}
