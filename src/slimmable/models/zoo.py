@@ -79,6 +79,7 @@ def build_model(
     *,
     num_classes: int | None = None,
     width: float | None = None,
+    dropout: float | None = None,
     pretrained: bool = False,
 ) -> BuiltModel:
     """Network called ``name``, with the size of its input.
@@ -92,6 +93,8 @@ def build_model(
         name: What to build.
         num_classes: Size of the output; ``None`` is the network's own default.
         width: Multiplier of every channel count, for networks that are built at several; ``None`` is the default.
+        dropout: Share of the last layer's inputs that dropout sets to zero, for networks of this library, of timm or of
+            the user that take it; ``None`` is the network's own.
         pretrained: Load the trained weights that torchvision or timm offer. With another ``num_classes`` the last layer
             is new.
 
@@ -107,7 +110,7 @@ def build_model(
     >>> built.input_size
     (1, 8, 8)
     """
-    options = {"num_classes": num_classes, "width": width}
+    options = {"num_classes": num_classes, "width": width, "dropout": dropout}
     options = {key: value for key, value in options.items() if value is not None}
     origin, _, rest = name.partition(":")
     if origin == "slimmable" and rest:
@@ -165,6 +168,7 @@ def _require_taken(name: str, function: Callable[..., Any], options: dict[str, A
 
 def _torchvision(torchvision: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
     names = torchvision_names(torchvision)
+    _require_no_dropout(name, options)
     if name in names:
         chosen = {"num_classes": None, "width": None, **options}
         return BuiltModel(*torchvision_model(torchvision, name, **chosen, pretrained=pretrained))
@@ -177,6 +181,14 @@ def _torchvision(torchvision: ModuleType, name: str, options: dict[str, Any], pr
     raise _unknown(name, names, "a name of torchvision.models")
 
 
+def _require_no_dropout(name: str, options: dict[str, Any]) -> None:
+    if "dropout" in options:
+        raise RecipeError(
+            f"dropout={options['dropout']}: {name!r} has its own; it can be chosen for networks of this library and of "
+            "timm. Leave it out, or name a function of yours."
+        )
+
+
 def _timm(timm: ModuleType, name: str, options: dict[str, Any], pretrained: bool) -> BuiltModel:
     if not timm.is_model(name):
         raise _unknown(name, timm.list_models(), "a name of timm.list_models()")
@@ -185,6 +197,9 @@ def _timm(timm: ModuleType, name: str, options: dict[str, Any], pretrained: bool
             f"width={options['width']}: timm's {name!r} is built at one width only. Leave width out and let convert() "
             "vary it."
         )
+    if "dropout" in options:
+        options = {**options, "drop_rate": options["dropout"]}
+        del options["dropout"]
     try:
         model = timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:
@@ -202,6 +217,7 @@ def _transformers(transformers: ModuleType, name: str, options: dict[str, Any], 
             f"width={options['width']}: {name!r} of transformers is built at one width only. Leave width out and let "
             "convert() vary it."
         )
+    _require_no_dropout(name, options)
     num_classes = options.get("num_classes")
     return BuiltModel(*transformers_model(transformers, name, num_classes=num_classes, pretrained=pretrained))
 

@@ -73,7 +73,8 @@ class NetworkFacts:
 
     def network(self, settings: NetworkSettings) -> nn.Module:
         """A plain network of the right size; published weights are not fetched, for others are about to be loaded."""
-        return build_model(settings.name, num_classes=len(self.classes), width=settings.width).model
+        classes = len(self.classes)
+        return build_model(settings.name, num_classes=classes, width=settings.width, dropout=settings.dropout).model
 
 
 def new_network(recipe: Recipe, task: ClassificationTask) -> SlimmableModel:

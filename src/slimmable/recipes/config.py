@@ -30,11 +30,13 @@ class NetworkSettings(Section):
     Attributes:
         name: Of this library, torchvision or timm, or ``module:function``; see :func:`slimmable.models.build_model`.
         width: Multiplier of every channel count before conversion, for networks that are built at several.
+        dropout: Share of the last layer's inputs that dropout sets to zero, for networks that take it.
         pretrained: Start from published weights.
     """
 
     name: str
     width: float | None = Field(default=None, gt=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     pretrained: bool = False
 
 
@@ -59,6 +61,7 @@ class ClassificationSettings(Section):
             self.data,
             network=network.name,
             width=network.width,
+            dropout=network.dropout,
             pretrained=network.pretrained,
             label_smoothing=self.label_smoothing,
         )

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from slimmable.recipes.config import ClassificationSettings, EvaluationSettings, NetworkSettings, Recipe
-from slimmable.recipes.methods import Independent, Naive, SNet, UsNet
+from slimmable.recipes.methods import Independent, Naive, OwsMethod, PareCoMethod, SNet, UsNet
+from slimmable.search import Platform
 from slimmable.tasks import ImageDataSettings
 from slimmable.train import Cosine, TrainSettings
 
@@ -21,6 +22,22 @@ def us_net() -> Recipe:
 def us_net_nonuniform() -> Recipe:
     """US-Net on digits with one random ratio for each group, as searches for per-layer widths want it."""
     return us_net().model_copy(update={"method": UsNet(mode="nonuniform")})
+
+
+def pareco() -> Recipe:
+    """PareCO on digits: two widths every 20 steps, the front calibrated and evaluated."""
+    return us_net().model_copy(update={"method": PareCoMethod(n=20)})
+
+
+def ows() -> Recipe:
+    """OWS on digits: widths for three platforms, found while one network trains at random ones."""
+    base = us_net()
+    budgets = {"watch": 200_000.0, "phone": 600_000.0, "desk": 1_200_000.0}
+    platforms = tuple(
+        Platform(name=name, budget=budget, importance=1 / 3, sampling=1 / 3) for name, budget in budgets.items()
+    )
+    train = replace(base.train, distillation=False)
+    return base.model_copy(update={"method": OwsMethod(platforms=platforms), "train": train})
 
 
 def s_net() -> Recipe:

@@ -29,6 +29,7 @@ class ClassificationTask:
         network: Name of the network as :func:`slimmable.models.build_model` takes it, or a function that returns a new
             one.
         width: Multiplier of every channel count, for networks built at several.
+        dropout: Share of the last layer's inputs that dropout sets to zero; None is the network's own.
         pretrained: Start from published weights.
         label_smoothing: Share of the target spread evenly over all classes, in the loss against labels only.
 
@@ -51,17 +52,19 @@ class ClassificationTask:
         *,
         network: str | Callable[[], nn.Module] = "digits_cnn",
         width: float | None = None,
+        dropout: float | None = None,
         pretrained: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise RecipeError(f"label_smoothing is {label_smoothing}; expected at least 0 and below 1")
-        if not isinstance(network, str) and (width is not None or pretrained):
-            raise RecipeError("width and pretrained go with the name of a network; a function decides them itself.")
+        if not isinstance(network, str) and (width is not None or dropout is not None or pretrained):
+            raise RecipeError("width, dropout and pretrained go with a network's name; a function decides them itself.")
         self.pipeline = ImagePipeline(data or ImageDataSettings())
         self.device = torch.device("cpu")
         self._network = network
         self._width = width
+        self._dropout = dropout
         self._pretrained = pretrained
         self._label_smoothing = label_smoothing
 
@@ -79,7 +82,11 @@ class ClassificationTask:
         if not isinstance(self._network, str):
             return self._network()
         built = build_model(
-            self._network, num_classes=len(self.classes), width=self._width, pretrained=self._pretrained
+            self._network,
+            num_classes=len(self.classes),
+            width=self._width,
+            dropout=self._dropout,
+            pretrained=self._pretrained,
         )
         if built.input_size[0] != self.pipeline.splits.channels:
             raise RecipeError(

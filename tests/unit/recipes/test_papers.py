@@ -1,9 +1,12 @@
 """The recipes have the settings that the papers state."""
 
 import pytest
+import torch
 
+from slimmable.models import resnet_cifar
 from slimmable.recipes import RECIPES, recipe
-from slimmable.recipes.methods import SNet, UsNet
+from slimmable.recipes.building import converted
+from slimmable.recipes.methods import OwsMethod, PareCoMethod, SNet, UsNet
 from slimmable.train import Cosine, Exponential, Linear, Sgd, Step
 
 PAPERS = {
@@ -33,14 +36,44 @@ def test_training(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_only_us_nets_distil_and_calibrate(name):
+def test_networks_of_any_width_calibrate_and_all_but_ows_distil(name):
     found = recipe(name)
-    universal = isinstance(found.method, UsNet)
+    universal = isinstance(found.method, UsNet | PareCoMethod | OwsMethod)
 
-    assert found.train.distillation == universal
+    assert found.train.distillation == (universal and not isinstance(found.method, OwsMethod))
     assert (found.calibration is not None) == universal
-    if universal:
+    if isinstance(found.method, UsNet):
         assert found.method.n == 4
+
+
+def test_the_searches_have_the_papers_constants():
+    pareco, ows, aows = map(recipe, ("cifar10/pareco", "cifar100/ows-mobilenet-v1", "cifar100/aows-mobilenet-v1"))
+    steps = pareco.train.epochs * (45_000 // 128)  # a tenth of the images is held out
+    assert (pareco.method.m, pareco.method.n, pareco.method.warm_up) == (2, 313, 20)
+    assert 850 < pareco.method.m * steps / pareco.method.n < 1000
+    assert (pareco.convert.min_ratio, pareco.convert.divisor, len(pareco.convert.tie)) == (0.316, 1, 3)
+    assert (pareco.method.acquisition.bins, pareco.method.acquisition.tolerance) == (50, 0.02)
+    assert (ows.train.epochs, ows.train.lr, ows.method.k, ows.method.choices) == (50, 0.1, 1, 14)
+    assert not ows.method.adaptive
+    assert (aows.method.adaptive, aows.method.warm_up_epochs) == (True, 10)
+    assert aows.method.temperatures.values == (1.0, 0.01, 0.001, 0.0005)
+    assert [round(platform.budget / 1e6, 2) for platform in ows.method.platforms] == [
+        3.35,
+        7.34,
+        12.21,
+        19.02,
+        26.58,
+        36.2,
+        46.45,
+    ]
+    final = recipe("cifar100/s-net-mobilenet-v1")
+    assert (final.task.network.dropout, final.train.dropout_widest_only) == (0.6, True)
+
+
+def test_pareco_has_the_six_width_parameters_of_its_paper():
+    options = recipe("cifar10/pareco").convert
+    net = converted(resnet_cifar(20), (torch.randn(2, 3, 32, 32),), options=options, method=PareCoMethod())
+    assert len(net.space) == 6
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_changing_leaves_the_base_as_it_was():
         ("train.schedule.kind=step", "train.schedule.milestones is missing"),
         (
             "method.kind=usnet",
-            "method.kind is 'usnet'; expected one of us-net, s-net, independent, naive; did you mean",
+            "method.kind is 'usnet'; expected one of us-net, s-net, independent, naive, pareco, ows, platforms",
         ),
         ("method.n=1", "method.n is 1; expected greater than or equal to 2"),
         ("calibration=null", "us-net's widths have no statistics without it"),
