@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from slimmable.core.convert import convert
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
-from slimmable.cost.costs import closed_form
 from slimmable.errors import DataError, RecipeError
 from slimmable.models import build_model
+from slimmable.recipes.budgets import read_cost
 from slimmable.recipes.config import ConversionSettings, NetworkSettings, Recipe
 from slimmable.recipes.methods import (
     Independent,
@@ -137,7 +137,7 @@ def sampler(recipe: Recipe, net: SlimmableModel, *, steps_per_epoch: int) -> Wid
         case Independent():
             return Fixed(space.uniform(method.width))
         case PareCoMethod():
-            cost = closed_form(net, method.cost)
+            cost = read_cost(method.cost, net, latency=method.latency)
             return PareCo(
                 space, cost, m=method.m, n=method.n, warm_up=method.warm_up, acquisition=method.acquisition, seed=seed
             )
@@ -152,7 +152,7 @@ def sampler(recipe: Recipe, net: SlimmableModel, *, steps_per_epoch: int) -> Wid
 def ows_sampler(method: OwsMethod, net: SlimmableModel, *, epochs: int, steps_per_epoch: int, seed: int) -> Ows:
     """OWS's sampler, or AOWS's."""
     alternatives = Alternatives.of(net.space, most=method.choices)
-    cost = additive(closed_form(net, method.cost), alternatives)
+    cost = additive(read_cost(method.cost, net, latency=method.latency), alternatives)
     solver = Elimination(cost.sizes, cost.pairs)
     for platform in method.platforms:
         within_budget(solver, cost, cost, platform.budget)

@@ -10,7 +10,8 @@ import numpy as np
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
-from slimmable.cost.costs import Cost, closed_form
+from slimmable.cost.costs import Cost
+from slimmable.recipes.budgets import read_cost
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.methods import OwsMethod, PareCoMethod, PlatformsMethod
 from slimmable.recipes.widths import NamedWidths, name_ratios
@@ -41,7 +42,7 @@ def found_widths(
     if isinstance(method, PareCoMethod) and isinstance(sampler, PareCo):
         found = spread(sampler.front, sampler.cost, most=method.front)
     elif isinstance(method, OwsMethod) and isinstance(sampler, Ows):
-        cost = additive(closed_form(net, method.cost), sampler.alternatives)
+        cost = additive(read_cost(method.cost, net, latency=method.latency), sampler.alternatives)
         found = for_platforms(sampler.alternatives, sampler.losses.unary(), cost, method.platforms)
         if folder is not None:
             atomic_write_json(folder / STATISTICS, sampler.state_dict())

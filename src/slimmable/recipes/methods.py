@@ -23,8 +23,8 @@ Switches: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 def _known_cost(name: str) -> str:
-    if name not in COSTS:
-        raise RecipeError(f"there is no cost called {name!r}; expected one of {', '.join(COSTS)}")
+    if name not in (*COSTS, "latency"):
+        raise RecipeError(f"there is no cost called {name!r}; expected one of {', '.join((*COSTS, 'latency'))}")
     return name
 
 
@@ -85,6 +85,7 @@ class PareCoMethod(Section):
 
     Attributes:
         cost: What is traded against the loss.
+        latency: For the cost ``latency``, the file of its model or table.
         m: Widths found at a time.
         n: Steps of training between searches.
         warm_up: Uniform widths that begin the history.
@@ -97,6 +98,7 @@ class PareCoMethod(Section):
 
     kind: Literal["pareco"] = "pareco"
     cost: CostName = "macs"
+    latency: str | None = None
     m: int = Field(default=2, ge=1)
     n: int = Field(default=313, ge=1)
     warm_up: int = Field(default=20, ge=2)
@@ -109,6 +111,7 @@ class OwsMethod(Section):
 
     Attributes:
         cost: What the platforms' budgets bound.
+        latency: For the cost ``latency``, the file of its model or table.
         platforms: Budgets, importance and sampling; in the end each gets its widths.
         choices: Most channel counts of each width; null is all of them.
         k: Random configurations per step.
@@ -124,6 +127,7 @@ class OwsMethod(Section):
 
     kind: Literal["ows"] = "ows"
     cost: CostName = "macs"
+    latency: str | None = None
     platforms: Annotated[tuple[Platform, ...], Field(min_length=1)]
     choices: int | None = Field(default=14, ge=2)
     k: int = Field(default=1, ge=1)
