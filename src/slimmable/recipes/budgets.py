@@ -50,9 +50,10 @@ def read_cost(name: str, net: SlimmableModel, *, latency: str | Path | None = No
     if name != "latency":
         raise RecipeError(f"there is no cost called {name!r}; {_EXPECTED}")
     if latency is None or not Path(latency).exists():
+        found = "none was named" if latency is None else f"{latency} does not exist"
         raise RecipeError(
-            f"a budget in latency needs a model of it, and {latency} does not exist; measure this device first: "
-            "slimmable profile RUN, or name another file with --latency"
+            f"a cost in latency needs the file of its model, and {found}; measure this device first: "
+            "slimmable profile RUN_OR_MODEL, or name another file with --latency (method.latency in a recipe)"
         )
     return LatencyTable.read(latency, net) if Path(latency).suffix == ".csv" else LatencyModel.load(latency, net.space)
 
