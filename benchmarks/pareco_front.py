@@ -4,7 +4,9 @@ The search as its authors run it fits the Gaussian process in every round and op
 gradients for every weight of the bisection (BoTorch's ``optimize_acqf``, 5 restarts, 1000 raw samples). This library
 computes the posterior once on a pool of candidates and fits again when the history has grown by a quarter. Both search
 for a front of a known loss of six widths, with noise as between batches, from the same beginnings; the area under the
-front's curve of true losses over costs (smaller is better) is compared with that of random widths.
+front's curve of true losses over costs (smaller is better) is compared with that of random widths. A last search draws
+the weight of the cost uniformly instead of a target cost where the front has gaps: ``unevenness`` is the largest
+distance between the distribution of the costs looked at and a uniform one (0 is even, 1 is all at one end).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from slimmable import WidthGroup, Widths, WidthSpace
 from slimmable.cost.costs import NamedCost
-from slimmable.search import Acquisition, Surrogate, area_under_curve
+from slimmable.search import Acquisition, Surrogate, area_under_curve, unevenness
 
 GROUPS = [WidthGroup(name=f"g{i}", base=64, minimum=20, maximum=64, divisor=2) for i in range(6)]
 SPACE = WidthSpace(tuple(GROUPS), 20 / 64, 1.0)
@@ -88,11 +90,12 @@ def by_gradients(
     return best
 
 
-def run(method: str, seed: int, trials: int) -> tuple[float, float]:
-    """Area under the front that a method finds, and its seconds."""
+def run(method: str, seed: int, trials: int) -> tuple[float, float, float]:
+    """Area under the front that a method finds, the unevenness of what it looks at, and its seconds."""
     generator, noise = random.Random(seed), random.Random(f"noise {seed}")
     known = list(dict.fromkeys([SPACE.largest, SPACE.smallest, *(SPACE.random_uniform(generator) for _ in range(18))]))
-    options = Acquisition(worst_loss=8.0)
+    begun = len(known)
+    options = Acquisition(worst_loss=8.0, sampling="uniform" if method == "uniform" else "pareto")
     surrogate = Surrogate(SPACE, refit=1.0 if method == "authors" else 1.25)
     began = time.perf_counter()
     while len(known) < trials:
@@ -109,7 +112,8 @@ def run(method: str, seed: int, trials: int) -> tuple[float, float]:
     seconds = time.perf_counter() - began
     costs, losses = COST(known), [true_loss(widths) for widths in known]
     least, most = (float(value) for value in COST([SPACE.smallest, SPACE.largest]))
-    return area_under_curve(costs.tolist(), losses, between=(least, most)), seconds
+    area = area_under_curve(costs.tolist(), losses, between=(least, most))
+    return area, unevenness(costs[begun:].tolist(), between=(least, most)), seconds
 
 
 def main() -> None:
@@ -119,20 +123,22 @@ def main() -> None:
     options = command.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    found: dict[str, list[tuple[float, float]]] = {}
-    for method in ("random", "authors", "slimmable"):
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for method in ("random", "slimmable", "uniform", "authors"):
         found[method] = [run(method, seed, options.trials) for seed in range(options.rounds)]
-    areas = {method: [area for area, _ in each] for method, each in found.items()}
-    seconds = {method: float(np.mean([time for _, time in each])) for method, each in found.items()}
+    areas = {method: [area for area, _, _ in each] for method, each in found.items()}
+    uneven = {method: float(np.mean([value for _, value, _ in each])) for method, each in found.items()}
+    seconds = {method: float(np.mean([time for _, _, time in each])) for method, each in found.items()}
     show(
         "area under the front (smaller is better)",
-        ("search", "mean", "standard deviation", "seconds"),
+        ("search", "mean", "standard deviation", "unevenness", "seconds"),
         [
-            (method, f"{np.mean(each):.4f}", f"{np.std(each, ddof=1):.4f}", f"{seconds[method]:.1f}")
-            for method, each in areas.items()
+            (method, f"{np.mean(a):.4f}", f"{np.std(a, ddof=1):.4f}", f"{uneven[method]:.3f}", f"{seconds[method]:.1f}")
+            for method, a in areas.items()
         ],
     )
     figures = {f"area_{method}": float(np.mean(each)) for method, each in areas.items()}
+    figures |= {f"unevenness_{method}": value for method, value in uneven.items()}
     figures |= {f"seconds_{method}": value for method, value in seconds.items()}
     conclude(
         "pareco_front", options, figures=figures, measured={"areas": {key: list(each) for key, each in areas.items()}}
