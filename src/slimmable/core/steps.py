@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from slimmable.core.prove import Foreseen
 
 _ATEN = torch.ops.aten
-_SAME = frozenset(
+_IGNORED = frozenset(
     {
+        _ATEN._assert_tensor_metadata.default,
         _ATEN.clone.default,
         _ATEN.detach.default,
         _ATEN.alias.default,
@@ -34,7 +35,7 @@ _SAME = frozenset(
         _ATEN.lift_fresh_copy.default,
     }
 )
-"""Copies, which come and go with strides and tracing; their shape is their input's."""
+"""Copies, whose shape is their input's, and checks, which yield nothing: they come and go with strides and tracing."""
 _VIEWS = {_ATEN._unsafe_view.default: _ATEN.view.default, _ATEN._reshape_alias.default: _ATEN.view.default}
 """Other names of one operator, which reshapes choose by strides."""
 
@@ -58,7 +59,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        if func not in _SAME:
+        if func not in _IGNORED:
             shapes = [tuple(each.shape) for each in tensors(found)]
             cut = _cut(*args, **(kwargs or {})) if func is _ATEN.slice.Tensor else None
             self.steps.append(Step(_VIEWS.get(func, func), shapes, cut))
@@ -82,8 +83,14 @@ def reference(graph: Trace, model: nn.Module, *, hollow: bool) -> Reference | No
     if hollow:
         values = {node: with_tensors(value, without_data) for node, value in values.items()}
     found: list[tuple[Call, Sequence[Step]]] = []
+    devices = {each.device for each in model.parameters() if each.is_cuda}
     try:
-        with torch.no_grad(), torch.device("meta") if hollow else nullcontext(), Watch() as watch:
+        with (
+            torch.random.fork_rng(devices),
+            torch.no_grad(),
+            torch.device("meta") if hollow else nullcontext(),
+            Watch() as watch,
+        ):
             for call in graph.calls:
                 before = len(watch.steps)
                 args, kwargs = _given(call.node, values, hollow=hollow)
@@ -130,7 +137,7 @@ def agree(expected: Reference, foreseen: Foreseen, steps: Sequence[Step]) -> boo
         if found:
             known = its[-1].shapes[: len(outputs)] == call.outputs and found[-1].shapes[: len(outputs)] == outputs
         else:
-            known = outputs == _passed_on(call, foreseen)
+            known = not outputs or outputs == _passed_on(call, foreseen)
         if not known or not all(_begins(found, *each) for each in foreseen.arguments(call.node).items()):
             return False
     return True
