@@ -11,7 +11,7 @@ The network is traced from a copy without data, so that keeping it costs no memo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
@@ -29,6 +29,7 @@ from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.portable import Portable, packed
 from slimmable.core.space import Widths
 from slimmable.core.trace import Trace, trace
+from slimmable.core.twins import solid, with_tensors
 from slimmable.errors import CheckpointError, ConversionError
 
 
@@ -104,41 +105,13 @@ class Conversion:
             return Portable(reason=str(error))
 
 
-def hollow(model: nn.Module) -> nn.Module:
-    """A copy of a network whose tensors have no data."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(each): _like(each, "meta") for each in tensors})
-
-
-def hollow_inputs(value: Any) -> Any:
-    """Example inputs without data."""
-    return _with_tensors(value, lambda tensor: tensor.to("meta"))
-
-
-def _like(tensor: Tensor, device: str) -> Tensor:
-    blank = torch.zeros_like(tensor, device=device, requires_grad=False)
-    return nn.Parameter(blank, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
-
-
-def _with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_with_tensors(each, change) for each in value))
-    if isinstance(value, list | tuple):
-        return type(value)(_with_tensors(each, change) for each in value)
-    if isinstance(value, dict):
-        return {key: _with_tensors(each, change) for key, each in value.items()}
-    return value
-
-
 class _Writer:
     """Makes the graph of one conversion."""
 
     def __init__(self, conversion: Conversion) -> None:
         self.its = conversion
         self.notes: dict[Place, Batch | Mode] = {}
-        self.model = _solid(conversion.skeleton)
+        self.model = solid(conversion.skeleton)
 
     def written(self) -> Portable:
         main = self.its.analysis.trace
@@ -208,7 +181,7 @@ class _Writer:
             shape = (batch, *each.shape[1:]) if each.ndim and each.shape[0] == example else each.shape
             return torch.zeros(shape, dtype=each.dtype)
 
-        return trace(model.train(training), _with_tensors(self.its.inputs, tensor))
+        return trace(model.train(training), with_tensors(self.its.inputs, tensor))
 
     def _training(self, batch: int) -> tuple[Trace | None, str]:
         """The graph in training mode, without batch norm's counting of batches; or why there is none."""
@@ -294,12 +267,6 @@ def translated(analysis: Analysis, grouping: Grouping, to: Analysis, space: Grou
             for key, extents in analysis.attributes.items()
         },
     )
-
-
-def _solid(skeleton: nn.Module) -> nn.Module:
-    """The network with tensors of zeros, on the CPU."""
-    tensors = [*skeleton.parameters(), *skeleton.buffers()]
-    return copy.deepcopy(skeleton, {id(each): _like(each, "cpu") for each in tensors})
 
 
 def _drawn(grouping: Grouping) -> Widths:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from fractions import Fraction
+from math import prod
 from random import Random
 from typing import Any, get_args
 
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from slimmable.core.analysis import Analysis, Holds, analyse
 from slimmable.core.assemble import assemble
-from slimmable.core.conversion import Conversion, Options, hollow, hollow_inputs
+from slimmable.core.conversion import Conversion, Options
 from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.importance import Importance, require_same_function, score_of, sort_units
 from slimmable.core.model import SlimmableModel
@@ -22,6 +25,7 @@ from slimmable.core.prove import (
     NarrowFailure,
     compare_shapes,
     module_classes,
+    rehearse,
     require_close,
     require_equal,
     run,
@@ -30,7 +34,9 @@ from slimmable.core.prove import (
 )
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm
-from slimmable.core.trace import Trace, trace, twin
+from slimmable.core.steps import reference
+from slimmable.core.trace import Trace, trace
+from slimmable.core.twins import copied, hollow, hollow_inputs, twin
 from slimmable.errors import ConversionError
 
 _MAXIMUM_TRIES = 40
@@ -113,17 +119,18 @@ def convert(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     kind = _kind(batch_norm, switches)
     score = None if importance is None else score_of(importance)
-    original = _copied(model).eval()
+    original = _copied(model, share=True).eval()
     graph = trace(original, inputs)
     aliases = _aliases(original)
     training = _training_graph(original, inputs, graph, aliases)
     holds = Holds(outputs=_held(original, exclude))
-    expected = run(twin(original), inputs)
+    expected, watched = run(twin(original), inputs), None
     for _ in range(_MAXIMUM_TRIES):
         analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
         try:
-            _prove_narrow(original, inputs, analysis, grouping)
+            watched = watched or _Watched(original, analysis)
+            _prove_narrow(original, inputs, analysis, grouping, watched)
         except NarrowFailure as failure:
             _hold(original, analysis, failure, holds)
             continue
@@ -188,9 +195,10 @@ def _kind(batch_norm: BatchNorm | None, switches: Sequence[float | Widths] | Non
     return kind
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copied(model: nn.Module, *, share: bool = False) -> nn.Module:
+    """A copy; its parameters, which no forward pass changes, may be those of ``model``."""
     try:
-        return copy.deepcopy(model)
+        return copied(model, {id(each): each for each in model.parameters()} if share else {})
     except Exception as error:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied: {error}; copy.deepcopy(model) must work"
@@ -248,21 +256,54 @@ def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> 
     return tuple(dict.fromkeys(found))
 
 
-def _prove_narrow(original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping) -> None:
-    """Run widths between which all groups differ, and the largest; compare every operator's shape at random ones."""
-    net = assemble(_copied(original), analysis, grouping, batch_norm="naive", switches=(), averaged=False)
-    smallest = grouping.space.smallest
-    narrow = run_narrow(net.extract(smallest), inputs, Foreseen(analysis, grouping, smallest))
-    drawn = _drawn(grouping.space)
-    plain = net.extract(drawn)
-    foreseen = Foreseen(analysis, grouping, drawn)
-    run_narrow(plain, inputs, foreseen)
-    compare_shapes(plain, inputs, foreseen)
-    wider = [grouping.space.largest] if grouping.space.largest != grouping.space.base else []
-    for widths in [*wider, *_telling_apart(grouping.space)]:
-        run_narrow(net.extract(widths), inputs, Foreseen(analysis, grouping, widths))
-    switched = [run_switched(net, inputs, widths) for widths in (grouping.space.base, smallest)]
+_HEAVY = 10**7
+"""Multiply-accumulates for each operator from which a run takes longer with data than without."""
+
+
+class _Watched:
+    """The steps of the original network, and whether to watch without data."""
+
+    def __init__(self, original: nn.Module, analysis: Analysis) -> None:
+        positions: dict[int | None, int] = {None: 1, **analysis.variables}
+        macs = sum(
+            term.constant * prod(sum(positions[b.var] * b.repeat for b in layout) for layout in term.layouts)
+            for _, term in analysis.macs
+        )
+        self.hollow = macs > _HEAVY * len(analysis.trace.calls)
+        self.steps = reference(analysis.trace, original, hollow=self.hollow)
+
+
+def _prove_narrow(
+    original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping, watched: _Watched
+) -> None:
+    """Run the narrowest width, compare every operator's shape at random ones, and run widths that tell groups apart.
+
+    Only the first needs data: shapes of heavy networks are looked at without, where they run so.
+    """
+    space = grouping.space
+    net = _naive(_copied(original, share=True), analysis, grouping)
+    shown, given = (
+        (_naive(hollow(original), analysis, grouping), hollow_inputs(inputs)) if watched.hollow else (net, inputs)
+    )
+    narrow = run_narrow(net.extract(space.smallest), inputs, Foreseen(analysis, grouping, space.smallest))
+    drawn = _drawn(space)
+    wider = [space.largest] if space.largest != space.base else []
+    for widths in (drawn, *wider, *_telling_apart(space, drawn)):
+        foreseen, seen = Foreseen(analysis, grouping, widths), None
+        if watched.hollow or widths == drawn:
+            expected = watched.steps if widths == drawn else None
+            seen = rehearse(shown.extract(widths), given, foreseen, expected, hollow=watched.hollow)
+        if seen is None:
+            run_narrow(net.extract(widths), inputs, foreseen)
+        if widths == drawn and not seen:
+            compare_shapes(net.extract(widths), inputs, foreseen)
+    switched = [run_switched(net, inputs, widths) for widths in (space.base, space.smallest)]
     require_close(switched[-1], narrow, "the narrowest width against its extracted network")
+
+
+def _naive(plain: nn.Module, analysis: Analysis, grouping: Grouping) -> SlimmableModel:
+    """The elastic network without tables of batch norm."""
+    return assemble(plain, analysis, grouping, batch_norm="naive", switches=(), averaged=False)
 
 
 def _drawn(space: WidthSpace) -> Widths:
@@ -279,10 +320,19 @@ def _drawn(space: WidthSpace) -> Widths:
     )
 
 
-def _telling_apart(space: WidthSpace) -> Iterator[Widths]:
-    """Widths such that any two groups differ in one of them: a group is narrow where its number has the bit."""
-    for bit in range((len(space) - 1).bit_length()):
-        yield space.at_ratios([space.min_ratio if place >> bit & 1 else 1.0 for place in range(len(space))])
+def _telling_apart(space: WidthSpace, drawn: Widths) -> Iterator[Widths]:
+    """Widths such that any two groups differ in one of them or in those that were drawn.
+
+    Groups that were drawn at one ratio are numbered; a group is narrow where its number has the bit.
+    """
+    counts: Counter[Fraction] = Counter()
+    numbers: list[int] = []
+    for leader, *_ in space.dimensions:
+        ratio = Fraction(drawn[leader.name], leader.base)
+        numbers.append(counts[ratio])
+        counts[ratio] += 1
+    for bit in range(max(numbers, default=0).bit_length()):
+        yield space.at_ratios([space.min_ratio if number >> bit & 1 else 1.0 for number in numbers])
 
 
 def _hold(original: nn.Module, analysis: Analysis, failure: NarrowFailure, holds: Holds) -> None:

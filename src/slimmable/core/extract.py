@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from slimmable.core.elastic import SCALE, attached, make_plain
 from slimmable.core.slots import SizeSlot, StatisticSlot, TensorSlot, memory_format
 from slimmable.core.state import State
 from slimmable.core.trace import Call, Trace
+from slimmable.core.twins import copied
 from slimmable.errors import ExtractionError
 
 Fold = tuple[str, str]
@@ -69,7 +69,7 @@ def extract(model: nn.Module, state: State, folds: Sequence[Fold] | None) -> nn.
         for module in model.modules():
             _copy_active_tensors(module, state, memo)
         try:
-            plain = copy.deepcopy(model, memo)
+            plain = copied(model, memo)
         except Exception as error:
             raise ExtractionError(
                 f"the network cannot be copied: {error}; extract needs copy.deepcopy to work on it"

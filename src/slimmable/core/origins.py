@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from slimmable.core.twins import hollow, hollow_inputs, twin
 
 Size = int | tuple[int, ...] | list[int]
 """A module's attribute that may be the size of an axis, or of several."""
@@ -37,20 +40,24 @@ def _is_size(value: Any) -> bool:
 def origins_of(model: nn.Module, example_inputs: tuple[Any, ...]) -> Origins:
     """Attributes that ``model`` passes to reshapes and splits as they are, found by running it once.
 
-    Its whole numbers are replaced by equal ones that know their names: the model is a copy that nobody else uses.
+    Its whole numbers are replaced by equal ones that know their names, in a copy that runs without data, if it can.
     Nothing is found where no module keeps one number under two names, or where the code does not take such numbers.
     """
     sizes = {path: values for path, values in sizes_of(model).items() if _ambiguous(model.get_submodule(path), values)}
     if not sizes:
         return {}
-    watch = _Watch()
-    _name(model, sizes)
-    try:
-        with torch.no_grad(), watch:
-            model(*example_inputs)
-    except Exception:
-        return {}
-    return {place: frozenset(names) for place, names in watch.found.items()}
+    for device in ("meta", "cpu"):
+        copied = hollow(model) if device == "meta" else twin(model)
+        inputs = hollow_inputs(example_inputs) if device == "meta" else example_inputs
+        watch = _Watch()
+        _name(copied, sizes)
+        try:
+            with torch.no_grad(), torch.device(device) if device == "meta" else nullcontext(), watch:
+                copied(*inputs)
+        except Exception:
+            continue
+        return {place: frozenset(names) for place, names in watch.found.items()}
+    return {}
 
 
 def _ambiguous(module: nn.Module, values: Mapping[str, Size]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from slimmable.core.analysis import Analysis
 from slimmable.core.groups import Grouping
 from slimmable.core.space import Widths
-from slimmable.core.trace import Call, shapes_of, trace, twin
+from slimmable.core.steps import Reference, Watch, agree
+from slimmable.core.trace import Call, shapes_of, tensors, trace
 from slimmable.errors import ConversionError, SlimmableError
 
 if TYPE_CHECKING:
@@ -90,6 +91,23 @@ def run_switched(net: SlimmableModel, example_inputs: tuple[Any, ...], widths: W
             raise NarrowFailure(paths[-1] if paths else "", reason) from error
 
 
+def rehearse(
+    plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Foreseen, expected: Reference | None, *, hollow: bool
+) -> bool | None:
+    """Run an extracted sub-network, with or without data, and watch its operators.
+
+    Returns:
+        None where it does not run so, or meets an input of another shape than foreseen: an ordinary run has to tell.
+        Else whether every operator was seen to yield what was foreseen.
+    """
+    try:
+        with torch.device("meta") if hollow else nullcontext(), Watch() as watch:
+            run_narrow(plain, example_inputs, foreseen)
+    except NarrowFailure:
+        return None
+    return expected is not None and agree(expected, foreseen, watch.steps)
+
+
 def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Foreseen) -> Any:
     """The output of an extracted sub-network.
 
@@ -98,7 +116,6 @@ def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Fore
             it), or raises an error (it names the innermost module that was running).
     """
     expected = foreseen.inputs()
-    plain = twin(plain)
 
     def check(path: str, args: tuple[Any, ...]) -> None:
         shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
@@ -190,18 +207,6 @@ def require_close(one: Any, other: Any, what: str) -> None:
             raise ConversionError(
                 f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
             )
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nested output."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors(part)
 
 
 @contextmanager

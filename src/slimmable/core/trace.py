@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import re
 import warnings
@@ -17,6 +16,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from slimmable.core.origins import Origins, Size, origins_of, sizes_of
+from slimmable.core.twins import twin
 from slimmable.errors import ConversionError
 
 
@@ -121,7 +121,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         outputs=tuple(node for node in program.graph.nodes if node.name in returned),
         batch=_batch(example_inputs),
         sizes=sizes_of(model),
-        origins=origins_of(twin(model), example_inputs),
+        origins=origins_of(model, example_inputs),
         signature=_signature(program),
     )
 
@@ -147,12 +147,6 @@ def _leaf(argument: Any, nodes: Mapping[str, fx.Node]) -> Any:
 
 def _nested(leaves: list[Any], structure: TreeSpec | None) -> Any:
     return leaves if structure is None else tree_unflatten(leaves, structure)
-
-
-def twin(model: nn.Module) -> nn.Module:
-    """The modules copied, the tensors shared: what modules keep from one call to the next stays out of ``model``."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _inline_regions(module: fx.GraphModule) -> None:
@@ -188,7 +182,7 @@ def owner(parameter: str) -> str:
 
 def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
     """Shapes of the tensors that a node yields."""
-    return [tuple(int(size) for size in value.shape) for value in _tensors(node.meta.get("val"))]
+    return [tuple(int(size) for size in value.shape) for value in tensors(node.meta.get("val"))]
 
 
 def _paths(model: nn.Module) -> dict[str, str]:
@@ -238,14 +232,15 @@ def _line(node: fx.Node) -> str:
 
 
 def _batch(example_inputs: tuple[Any, ...]) -> int:
-    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in _tensors(example_inputs)}
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors(example_inputs)}
     return sizes.pop() or 1 if len(sizes) == 1 else 1
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in a nested value."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from (tensor for part in value.values() for tensor in _tensors(part))
+        yield from (tensor for part in value.values() for tensor in tensors(part))
     elif isinstance(value, list | tuple):
-        yield from (tensor for part in value for tensor in _tensors(part))
+        yield from (tensor for part in value for tensor in tensors(part))

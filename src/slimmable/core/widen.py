@@ -54,8 +54,10 @@ def _grown(
     old: Tensor, axes: Sequence[Axis], shape: Sequence[int], given: Sequence[int], maximum: Sequence[int], fill: float
 ) -> Tensor:
     new = torch.full(tuple(shape), fill, dtype=old.dtype, device=old.device)
-    if old.ndim > 1 and old.is_floating_point():
+    if old.ndim > 1 and old.is_floating_point() and not old.is_meta:
         new.normal_(0.0, float(old.std()) if old.numel() > 1 else 1.0)
+    if old.is_meta:
+        return new.contiguous(memory_format=memory_format(old))
     places = []
     for axis in axes:
         runs = axis.active(given, maximum)
