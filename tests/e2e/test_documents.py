@@ -24,6 +24,12 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, block.start(1)), block[1]) for block in found]
 
 
+def files(page: Path) -> list[tuple[str, str]]:
+    """The files that a page shows under their names, which its commands read."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r'^```yaml title="([\w.-]+)"\n(.*?)^```', text, flags=re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -40,6 +46,8 @@ def test_commands_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
 
+    for name, content in files(page):
+        Path(name).write_text(content, encoding="utf-8")
     for _, block in blocks(page, "console"):
         for line in block.splitlines():
             program, *arguments = shlex.split(line, comments=True)
