@@ -11,7 +11,7 @@ from slimmable.core.convert import convert
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
 from slimmable.cost.costs import closed_form
-from slimmable.errors import DataError, RecipeError
+from slimmable.errors import DataError
 from slimmable.models import build_model
 from slimmable.recipes.config import ConversionSettings, NetworkSettings, Recipe
 from slimmable.recipes.methods import (
@@ -174,11 +174,6 @@ def _platforms_sampler(method: PlatformsMethod, net: SlimmableModel, seed: int) 
         return SwitchList(net.switches)
     weights = None
     if method.weights is not None:
-        if set(method.weights) != set(method.widths):
-            raise RecipeError(
-                f"method.weights names {', '.join(method.weights)}; expected the platforms of method.widths: "
-                f"{', '.join(method.widths)}"
-            )
         of: dict[Widths, float] = {}
         for name, channels in method.widths.items():
             widths = Widths.from_json(channels)
