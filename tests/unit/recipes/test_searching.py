@@ -167,7 +167,7 @@ def test_a_run_at_fixed_widths_is_refused(tmp_path):
     run(read_recipe("digits/s-net", changes), tmp_path / "run", device="cpu", progress=False)
     opened = open_run(tmp_path / "run")
     budget = Budget(cost=closed_form(opened.net, "macs"), most=1e6)
-    with pytest.raises(RecipeError, match="trained by s-net at fixed widths; a search needs .* us-net, pareco or ows"):
+    with pytest.raises(RecipeError, match=r"trained by s-net at fixed widths; a search needs .* us-net, pareco or ows"):
         search(opened, tmp_path / "run", {"best": [budget]}, quick("random"))
 
 
