@@ -29,7 +29,7 @@ from slimmable.tasks import ClassificationTask, ImageDataSettings
 from slimmable.tasks.images.memory import ImageBatch
 from slimmable.train import batch_losses, train_step
 
-STEPS, WIDTHS, M = 313, 1000, 2
+STEPS, M = 313, 2
 TIES = [["blocks.[012].conv1"], ["blocks.[345].conv1"], ["blocks.[678].conv1"]]
 
 
@@ -69,6 +69,7 @@ def main() -> None:
     command = parser(__doc__, rounds=5)
     command.add_argument("--batch-size", type=int, default=128)
     command.add_argument("--divisor", type=int, default=8, help="of the widths (the paper has 1)")
+    command.add_argument("--widths", type=int, default=1000, help="that the history reaches (the paper has 1000)")
     options = command.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -80,9 +81,10 @@ def main() -> None:
         cast(Any, net).to(memory_format=torch.channels_last)  # the stub of nn.Module.to knows no memory format
         images = images.to(memory_format=torch.channels_last)
     batch = ImageBatch(images, torch.arange(options.batch_size) % 10)
-    sizes = (20, 100, 300, WIDTHS)
+    sizes = (*(size for size in (20, 100, 300) if size < options.widths), options.widths)
+    alone = sizes[:2][-1]
     # A history repeats itself where few widths exist, as it does in training.
-    drawn = [net.space.random(generator) for _ in range(WIDTHS)]
+    drawn = [net.space.random(generator) for _ in range(options.widths)]
     step_widths = [net.space.largest, net.space.random(generator), net.space.random(generator), net.space.smallest]
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
 
@@ -93,21 +95,21 @@ def main() -> None:
 
     runs: dict[str, Callable[[], object]] = {"step": step}
     read = time.perf_counter if options.clock == "wall" else time.process_time
-    for size in sizes[:3]:
+    for size in sizes[:-1]:
         runs[f"shared {size}"] = lambda size=size: batch_losses(net, batch, task=task, widths_list=drawn[:size])
-    runs["separate 100"] = lambda: separate(net, batch, list(dict.fromkeys(drawn[:100])), task)
+    runs[f"separate {alone}"] = lambda: separate(net, batch, list(dict.fromkeys(drawn[:alone])), task)
     times = {
         name: float(np.median(each)) / 1e3
         for name, each in interleaved(runs, rounds=options.rounds, clock=options.clock, warm_up=1).items()
     }
     began = read()
     batch_losses(net, batch, task=task, widths_list=drawn)
-    times[f"shared {WIDTHS}"] = read() - began
+    times[f"shared {options.widths}"] = read() - began
     proposing = proposals(net, sizes, generator, read)
-    history = np.arange(M, WIDTHS + 1, M)
+    history = np.arange(M, options.widths + 1, M)
     shared = np.interp(history, (0, *sizes), (0.0, *(times[f"shared {size}"] for size in sizes)))
     distinct = np.array([len(set(drawn[:size])) for size in history])
-    alone = distinct * times["separate 100"] / len(set(drawn[:100]))
+    separated = distinct * times[f"separate {alone}"] / len(set(drawn[:alone]))
     proposed = np.interp(history, sizes, [proposing[size] for size in sizes])
     training = len(history) * STEPS * times["step"]
     show(
@@ -117,7 +119,7 @@ def main() -> None:
     )
     figures = {
         "overhead": float((shared + proposed).sum() / training),
-        "overhead_separate": float((alone + proposed).sum() / training),
+        "overhead_separate": float((separated + proposed).sum() / training),
         "proposals": float(proposed.sum() / training),
         "step_s": times["step"],
         "distinct": float(distinct[-1]),

@@ -14,9 +14,7 @@ _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _TIMES = {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3}
 _UNITS = {"MACs": _COUNTS, "parameters": _COUNTS, "bytes": _BYTES, "ms": _TIMES}
-_EXPECTED = (
-    f"expected COST<=NUMBER, such as macs<=50M, latency<=4ms or memory<=2MiB; costs: {', '.join(COSTS)}, latency"
-)
+_NAMES = f"{', '.join(COSTS)}, latency"
 
 
 def read_budget(text: str, net: SlimmableModel, *, latency: str | Path | None = None) -> Budget:
@@ -30,10 +28,14 @@ def read_budget(text: str, net: SlimmableModel, *, latency: str | Path | None = 
     Raises:
         RecipeError: The text has another form, or a latency is asked for and there is no such file.
         CheckpointError: The latency model is that of another network.
+        DataError: The table of latencies is malformed, or that of another network.
     """
     matched = re.fullmatch(r"\s*(\w+)\s*<=\s*(.+?)\s*", text)
     if not matched:
-        raise RecipeError(f"{text!r} is no budget; {_EXPECTED}")
+        raise RecipeError(
+            f"{text!r} is no budget; expected COST<=NUMBER, such as macs<=50M, latency<=4ms or memory<=2MiB; "
+            f"costs: {_NAMES}"
+        )
     cost = read_cost(matched[1], net, latency=latency)
     return Budget(cost=cost, most=read_amount(matched[2], cost.unit))
 
@@ -44,11 +46,12 @@ def read_cost(name: str, net: SlimmableModel, *, latency: str | Path | None = No
     Raises:
         RecipeError: There is none of that name, or no file of latencies.
         CheckpointError: The latency model is that of another network.
+        DataError: The table of latencies is malformed, or that of another network.
     """
     if name in COSTS:
         return closed_form(net, name)
     if name != "latency":
-        raise RecipeError(f"there is no cost called {name!r}; {_EXPECTED}")
+        raise RecipeError(f"there is no cost called {name!r}; expected one of {_NAMES}")
     if latency is None or not Path(latency).exists():
         found = "none was named" if latency is None else f"{latency} does not exist"
         raise RecipeError(

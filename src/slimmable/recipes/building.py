@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from slimmable.core.convert import convert
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
-from slimmable.errors import DataError, RecipeError
+from slimmable.errors import DataError
 from slimmable.models import build_model
 from slimmable.recipes.budgets import read_cost
 from slimmable.recipes.config import ConversionSettings, NetworkSettings, Recipe
@@ -175,11 +175,6 @@ def _platforms_sampler(method: PlatformsMethod, net: SlimmableModel, seed: int) 
         return SwitchList(net.switches)
     weights = None
     if method.weights is not None:
-        if set(method.weights) != set(method.widths):
-            raise RecipeError(
-                f"method.weights names {', '.join(method.weights)}; expected the platforms of method.widths: "
-                f"{', '.join(method.widths)}"
-            )
         of: dict[Widths, float] = {}
         for name, channels in method.widths.items():
             widths = Widths.from_json(channels)

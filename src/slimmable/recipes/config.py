@@ -168,8 +168,9 @@ class Recipe(Section):
             raise RecipeError("calibration is set; naive sharing has one set of statistics: set calibration=null")
         strangers = [ratio for ratio in self.ratios if ratio not in self.trained_ratios]
         if kind in ("s-net", "independent", "platforms") and strangers:
+            trained = f"some of {', '.join(map(str, self.trained_ratios))}, or null for all of them"
             raise RecipeError(
-                f"evaluation.widths has {strangers[0]}, whose batch norm {kind} does not train; expected some of "
-                f"{', '.join(map(str, self.trained_ratios))}, or null for all of them"
+                f"evaluation.widths has {strangers[0]}, whose batch norm {kind} does not train; expected "
+                f"{trained if self.trained_ratios else 'null, for the widths of all platforms'}"
             )
         return self

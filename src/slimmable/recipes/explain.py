@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, ValidationError
 
-from slimmable.recipes.config import Recipe
-
 _KEY_ERRORS = ("extra_forbidden", "unexpected_keyword_argument")
 _EXPECTED = {
     "int_type": "a whole number",
@@ -25,8 +23,17 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """One line for the first fault that ``error`` found in ``values``."""
+def explain(
+    error: ValidationError, values: Mapping[str, Any], *, kind: type[BaseModel], missing: str = "give it a value"
+) -> str:
+    """One line for the first fault that ``error`` found in ``values``.
+
+    Args:
+        error: Why they are no ``kind``.
+        values: As they were read.
+        kind: What they should be.
+        missing: How a missing value is cured.
+    """
     faults: dict[tuple[str, ...], list[Any]] = {}
     found = error.errors(include_url=False)
     for fault in found:
@@ -36,15 +43,15 @@ def explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         return _unknown_kind(found, values)
     path, of_path = next(iter(faults.items()))
     fault, key = of_path[0], ".".join(path)
-    kind = fault["type"]
-    if kind in _KEY_ERRORS:
-        return f"unknown key {key} = {_shown(fault['input'])}; {_nearest(key, values)}"
-    if kind == "missing":
-        return f"{key} is missing; give it a value, or start from a recipe that has one (recipe: NAME)"
-    if kind == "value_error":
+    what = fault["type"]
+    if what in _KEY_ERRORS:
+        return f"unknown key {key} = {_shown(fault['input'])}; {_nearest(key, values, kind)}"
+    if what == "missing":
+        return f"{key} is missing; {missing}"
+    if what == "value_error":
         message = str(fault["ctx"]["error"])
         return f"{key}: {message}" if key else message
-    if kind.startswith("union_tag"):
+    if what.startswith("union_tag"):
         kinds = [tag.strip(" '") for tag in fault["ctx"].get("expected_tags", "").split(",") if tag]
         return _wrong_kind(key, fault["input"], kinds or ["a kind"])
     expected = " or ".join(dict.fromkeys(map(_expected, of_path)))
@@ -101,9 +108,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _nearest(key: str, values: Mapping[str, Any]) -> str:
+def _nearest(key: str, values: Mapping[str, Any], kind: type[BaseModel]) -> str:
     """The valid keys most like ``key``: by their whole name, or by their last part anywhere."""
-    known = list(keys_of(Recipe, values))
+    known = list(keys_of(kind, values))
     last = key.rpartition(".")[2]
     near = [name for name in known if name.rpartition(".")[2] == last]
     near += difflib.get_close_matches(key, known, n=3, cutoff=0.6)
@@ -122,7 +129,11 @@ def keys_of(kind: Any, values: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + name
         inner = values.get(name) if isinstance(values, Mapping) else None
         for section in _sections(annotation, inner):
-            yield from keys_of(section, inner, f"{prefix}{name}.")
+            if isinstance(inner, list):
+                for index, each in enumerate(inner):
+                    yield from keys_of(section, each, f"{prefix}{name}.{index}.")
+            else:
+                yield from keys_of(section, inner, f"{prefix}{name}.")
 
 
 def _fields(kind: Any) -> dict[str, Any]:
@@ -136,6 +147,8 @@ def _sections(annotation: Any, values: Any) -> list[Any]:
     origin = get_origin(annotation)
     if origin is Annotated:
         return _sections(get_args(annotation)[0], values)
+    if origin is tuple and isinstance(values, list):
+        return _sections(get_args(annotation)[0], None)
     if origin in (Union, UnionType):
         found = [section for part in get_args(annotation) for section in _sections(part, values)]
         chosen = values.get("kind") if isinstance(values, Mapping) else None

@@ -86,7 +86,7 @@ def for_platforms(
 
 def _tilted(loss: Additive) -> Additive:
     """The same function with a slope so small that it decides between equals only: the wider ones are preferred."""
-    slope = 1e-6 * max((float(np.ptp(table)) for table in loss.unary), default=0.0)
+    slope = 1e-6 * (max((float(np.ptp(table)) for table in loss.unary), default=0.0) or 1.0)
     unary = tuple(table - slope * np.linspace(0, 1, len(table)) for table in loss.unary)
     return Additive(unary=unary, pairs=loss.pairs)
 

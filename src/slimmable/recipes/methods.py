@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from slimmable.cost.costs import COSTS
 from slimmable.errors import RecipeError
@@ -137,6 +137,14 @@ class OwsMethod(Section):
     temperatures: Temperatures = Temperatures()
     joint: bool = True
 
+    @field_validator("platforms")
+    @classmethod
+    def _told_apart(cls, value: tuple[Platform, ...]) -> tuple[Platform, ...]:
+        names = [platform.name for platform in value]
+        if len(set(names)) < len(names):
+            raise RecipeError(f"two platforms have one name: {', '.join(names)}")
+        return value
+
 
 class PlatformsMethod(Section):
     """One network for several platforms: their widths with private batch norm, the final training of OWS and AOWS.
@@ -163,7 +171,21 @@ class PlatformsMethod(Section):
         try:
             return json.loads(Path(value).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RecipeError(f"method.widths: {value} cannot be read as widths by name: {error}") from error
+            raise RecipeError(f"{value} cannot be read as widths by name: {error}") from error
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.weights is None:
+            return self
+        if self.n is None:
+            raise RecipeError(
+                "weights are given and n is null, which puts all widths in every step; set n, or no weights"
+            )
+        if set(self.weights) != set(self.widths):
+            raise RecipeError(
+                f"weights names {', '.join(self.weights)}; expected the platforms of widths: {', '.join(self.widths)}"
+            )
+        return self
 
 
 Method: TypeAlias = Annotated[

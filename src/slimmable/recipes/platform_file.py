@@ -1,14 +1,15 @@
 """A file of platforms: their budgets and how much each counts."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from slimmable.errors import RecipeError
-from slimmable.recipes.explain import explain
 from slimmable.recipes.methods import Section
+from slimmable.recipes.reading import checked, read_mapping
+from slimmable.recipes.searching import SearchMethod
 from slimmable.search import WEIGHTINGS
 
 
@@ -22,7 +23,7 @@ class PlatformEntry(Section):
     """
 
     name: str = Field(min_length=1)
-    budget: str | float | int
+    budget: str | float
     weight: float | None = Field(default=None, ge=0)
 
 
@@ -35,20 +36,20 @@ class PlatformFile(Section):
         latency: File of the latency model or table; ``latency.json`` of the run if not given.
         method: The search, as of ``slimmable search``.
         trials: Most widths that it evaluates, for each platform.
-        weighting: One of the paper's weightings of seven platforms, in place of weights.
+        weighting: One of the paper's weightings of seven platforms, cheapest first, in place of weights.
         platforms: Their budgets.
     """
 
     run: str
     cost: str = "macs"
     latency: str | None = None
-    method: str = "ows"
+    method: SearchMethod = "ows"
     trials: int = Field(default=200, ge=1)
     weighting: str | None = None
     platforms: tuple[PlatformEntry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _agree(self) -> "PlatformFile":
+    def _agree(self) -> Self:
         names = [platform.name for platform in self.platforms]
         if len(set(names)) < len(names):
             raise RecipeError(f"two platforms have one name: {', '.join(names)}")
@@ -73,6 +74,18 @@ class PlatformFile(Section):
         weights = [1.0 if platform.weight is None else platform.weight for platform in self.platforms]
         return tuple(weight / sum(weights) for weight in weights)
 
+    def require_order(self, budgets: Sequence[float]) -> None:
+        """Pass if budgets, of the platforms in one unit, are in the order that the weighting is for.
+
+        Raises:
+            RecipeError: One is less than that before it.
+        """
+        if self.weighting is not None and list(budgets) != sorted(budgets):
+            raise RecipeError(
+                f"weighting {self.weighting} is for platforms from the cheapest to the dearest, found budgets of "
+                f"{', '.join(f'{budget:g}' for budget in budgets)}; put the platforms in this order"
+            )
+
 
 def read_platforms(path: str | Path) -> PlatformFile:
     """The platforms in a YAML file; paths in it are relative to its folder.
@@ -81,16 +94,6 @@ def read_platforms(path: str | Path) -> PlatformFile:
         RecipeError: The file cannot be read, or a key or value does not belong.
     """
     path = Path(path)
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read as platforms: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds {values!r}; expected keys and values: run, cost, platforms, ...")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    try:
-        found = PlatformFile.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(explain(error, values)) from None
+    found = checked(PlatformFile, read_mapping(path, "platforms"))
     places = {key: str(path.parent / place) for key in ("run", "latency") if (place := getattr(found, key))}
     return found.model_copy(update=places)

@@ -4,15 +4,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from slimmable.errors import RecipeError
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.explain import explain
 from slimmable.recipes.registry import RECIPES, recipe
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,15 +65,49 @@ def validated(values: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: The first key or value that does not belong.
     """
+    return checked(Recipe, values, missing="give it a value, or start from a recipe that has one (recipe: NAME)")
+
+
+def checked(kind: type[Kind], values: Mapping[str, Any], *, missing: str = "give it a value") -> Kind:
+    """A ``kind`` from nested mappings, as YAML gives them.
+
+    Args:
+        kind: What they describe.
+        values: The mappings.
+        missing: How a missing value is cured.
+
+    Raises:
+        RecipeError: The first key or value that does not belong.
+    """
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"the recipe holds a value of no known kind: {error}; quote dates and other texts") from error
+        raise RecipeError(f"found a value of no known kind: {error}; quote dates and other texts") from error
     try:
         # Read as JSON: strict about text and numbers, and yet a list serves as a tuple.
-        return Recipe.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(explain(error, values)) from None
+        raise RecipeError(explain(error, values, kind=kind, missing=missing)) from None
+
+
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """The keys and values in a YAML file.
+
+    Args:
+        path: The file.
+        what: What it should hold, for errors, such as ``a recipe``.
+
+    Raises:
+        RecipeError: It cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        values = _parsed(path.read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"{path} cannot be read as {what}: {reason}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds {values!r}; expected {what}: keys and values")
+    return values
 
 
 def to_yaml(found: Recipe) -> str:
@@ -105,12 +141,7 @@ def _source(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         recipe(name)
-    try:
-        values = _parsed(path.read_text(encoding="utf-8"), where=str(path))
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read as a recipe: {error.strerror}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds {values!r}; expected a recipe: keys and values")
+    values = read_mapping(path, "a recipe")
     if "recipe" not in values:
         return values
     parent = values.pop("recipe")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import torch
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
@@ -17,6 +20,7 @@ from slimmable.recipes.figures import WidthFigures, measure
 from slimmable.recipes.folder import OpenRun
 from slimmable.recipes.found import STATISTICS, for_platforms
 from slimmable.recipes.methods import OwsMethod
+from slimmable.recipes.run import calibrate_run
 from slimmable.recipes.widths import NamedWidths
 from slimmable.record import atomic_write_json, environment
 from slimmable.search import (
@@ -48,7 +52,8 @@ class SearchSettings:
     Attributes:
         method: ``ows`` and ``aows`` learn what each channel count is worth and solve for the budget exactly; the others
             evaluate widths one by one.
-        trials: Most widths that are evaluated.
+        trials: Most widths that are evaluated; ``ows`` and ``aows`` draw as many, and evaluate the widest and what they
+            found besides.
         samples: Training images that calibrate each of them.
         choices: Most channel counts of each width, for ``ows`` and ``aows``.
         seed: Determines every draw.
@@ -70,6 +75,10 @@ class SearchSettings:
         for name in ("trials", "samples"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides what a search comes to."""
+        return {name: value for name, value in asdict(self).items() if name != "progress"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +115,33 @@ class HeldOutLoss:
     def __call__(self, widths_list: Sequence[Widths]) -> list[float]:
         """The mean loss of each."""
         net, task = self.net, self.task
-        kept = net.stored
         self.evaluations += len(widths_list)
-        try:
-            if net.has_batch_norm:
-                calibrate(net, task.calibration_batches(samples=self.samples, seed=self.seed), list(widths_list))
+        with _statistics_kept(net):
+            calibrate(net, task.calibration_batches(samples=self.samples, seed=self.seed), list(widths_list))
             batches = task.validation_batches()
             found = evaluate(net, batches, widths_list, forward=task.forward, metric_factory=task.metrics)
-        finally:
-            net.drop_tables(kept)
         return [figures["loss"] for figures in found]
 
 
+@contextmanager
+def _statistics_kept(net: SlimmableModel) -> Iterator[None]:
+    """Whatever is calibrated inside the context is forgotten after it: tables, their values and what they belong to."""
+    kept = net.stored
+    versions = [(table, table.version) for widths in kept if (table := net.table(widths)) is not None]
+    values = [(buffer, buffer.clone()) for buffer in net.tables.buffers()]
+    try:
+        yield
+    finally:
+        net.drop_tables(kept)
+        for table, version in versions:
+            table.version = version
+        with torch.no_grad():
+            for buffer, before in values:
+                buffer.copy_(before)
+
+
 def search(opened: OpenRun, folder: Path, budgets: Mapping[str, Sequence[Budget]], settings: SearchSettings) -> Found:
-    """The best widths of a run's network within each of several sets of budgets.
+    """The best widths of a run's network within each of several sets of budgets; the network comes back as it was.
 
     Args:
         opened: The run, its network and task on one device.
@@ -144,13 +166,9 @@ def search(opened: OpenRun, folder: Path, budgets: Mapping[str, Sequence[Budget]
     else:
         points, front = _by_trials(net, budgets, settings, objective)
     named = [NamedWidths(label=name, widths=point.widths) for name, point in points.items()]
-    kept = net.stored
-    if net.has_batch_norm:
-        count = recipe.calibration.samples if recipe.calibration else 2000
-        batches = task.calibration_batches(samples=count, seed=recipe.train.seed)
-        calibrate(net, batches, [each.widths for each in named])
-    figures = measure(net, task, named)
-    net.drop_tables(kept)
+    with _statistics_kept(net):
+        calibrate_run(net, task, recipe, named, progress=settings.progress)
+        figures = measure(net, task, named)
     return Found(points=points, front=front, evaluations=objective.evaluations, figures=tuple(figures))
 
 

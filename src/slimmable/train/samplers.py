@@ -6,6 +6,7 @@ a distributed one, meets the same widths without exchanging state.
 
 import random
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Literal, Protocol
 
 from slimmable.core.sampling import Probe, check_same_sampler, widest_first
@@ -101,8 +102,8 @@ class DrawnSwitches:
         seed: Step :math:`t` draws from a generator seeded by ``(seed, t)``.
 
     Raises:
-        WidthError: Fewer than three switches, the same ones twice, or weights that are not as many, not positive.
-        RecipeError: ``n`` below 3 or above the number of switches.
+        WidthError: The same switches twice, or weights that are not as many, not finite or not positive.
+        RecipeError: ``n`` below 3 or above the number of switches, of which there must be three.
 
     References:
         Wang, Blaschko. Optimizing Slimmable Networks for Multiple Target Platforms. Section 4.1.
@@ -115,8 +116,8 @@ class DrawnSwitches:
         if not 3 <= n <= len(ordered):
             raise RecipeError(f"DrawnSwitches(n={n}) of {len(ordered)} switches; expected 3 to {len(ordered)}")
         given = [1.0] * len(switches) if weights is None else list(weights)
-        if len(given) != len(switches) or not all(weight > 0 for weight in given):
-            raise WidthError(f"expected {len(switches)} weights above 0, one for each switch, got {given}")
+        if len(given) != len(switches) or not all(weight > 0 and isfinite(weight) for weight in given):
+            raise WidthError(f"expected {len(switches)} finite weights above 0, one for each switch, got {given}")
         of = dict(zip(switches, given, strict=True))
         self.fixed = (ordered[0], ordered[-1])
         self.between = ordered[1:-1]

@@ -98,13 +98,15 @@ def batch_losses(
         At most one forward pass for each distinct width, no gradients; memory of all activations of one pass.
     """
     device = next(net.parameters()).device
-    kept = [(buffer, buffer.clone()) for buffer in net.tables.buffers()]
+    kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
     found: dict[Widths, Tensor] = {}
-    with torch.no_grad(), _dropout(net, active=False), SharedPrefix() as prefix:
-        for widths in in_prefix_order(widths_list):
-            with net.at(widths), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                outputs = prefix.run(lambda: task.forward(net, batch))
-            found[widths] = task.loss(outputs, batch).float()
+    try:
+        with torch.no_grad(), _dropout(net, active=False), SharedPrefix() as prefix:
+            for widths in in_prefix_order(widths_list):
+                with net.at(widths), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    outputs = prefix.run(lambda: task.forward(net, batch))
+                    found[widths] = task.loss(outputs, batch).float()
+    finally:
         for buffer, before in kept:
             buffer.copy_(before)
     losses = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True)) if found else {}

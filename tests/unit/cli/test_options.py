@@ -22,6 +22,11 @@ OPTIONS = {
         *("--batch", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size", "--max-ratio"),
         *("--min-ratio", "--output", "--resume", "--rounds", "--threads", "--widths", "-o", "MODEL"),
     ],
+    "search": [
+        *("--budget", "--device", "--json", "--latency", "--method", "--root", "--samples", "--seed", "--trials"),
+        "RUN",
+    ],
+    "platforms": ["--device", "--json", "--root", "FILE"],
     "recipes": ["RECIPE"],
 }
 

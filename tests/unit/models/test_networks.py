@@ -9,7 +9,16 @@ from torch import nn
 
 import slimmable
 from slimmable.errors import RecipeError
-from slimmable.models import MODELS, mobilenet_v2, mobilenet_v3_large, resnet50, resnet_cifar, shufflenet_v1, wdsr
+from slimmable.models import (
+    MODELS,
+    mobilenet_v1_cifar,
+    mobilenet_v2,
+    mobilenet_v3_large,
+    resnet50,
+    resnet_cifar,
+    shufflenet_v1,
+    wdsr,
+)
 from slimmable.models.shufflenet_v1 import GROUPS, RUNS, Shuffle
 
 ROUNDED = ["digits_cnn", "mobilenet_v1", "mobilenet_v1_cifar", "mobilenet_v2", "mobilenet_v3_large"]
@@ -57,6 +66,26 @@ def test_networks_take_the_weights_of_torchvision_and_compute_the_same(ours, the
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(net(images), expected(images), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_of_mobilenet_v1_acts_on_what_the_classifier_reads_and_in_training_only():
+    torch.manual_seed(0)
+    plain = mobilenet_v1_cifar(0.25, num_classes=5)
+    net = mobilenet_v1_cifar(0.25, num_classes=5, dropout=0.25)
+    net.load_state_dict(plain.state_dict())
+    images, read = torch.randn(32, 3, 32, 32), []
+    net.classifier.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+    plain.classifier.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+
+    with torch.no_grad():
+        for each in (net, plain):
+            each.train()(images)
+        torch.testing.assert_close(net.eval()(images), plain.eval()(images))
+
+    dropped, whole = read[:2]
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    assert 0.2 < float((dropped == 0)[whole != 0].float().mean()) < 0.3
 
 
 def test_zero_padding_adds_channels_that_are_zero():

@@ -144,7 +144,7 @@ def test_widths_without_statistics_are_named(opened):
 def test_the_method_decides_sampler_and_batch_norm(name, kind, batch_norm, fixed):
     recipe = read_recipe(name)
     net = new_network(recipe, recipe.task.build())
-    chosen = sampler(recipe, net)
+    chosen = sampler(recipe, net, steps_per_epoch=4)
 
     assert isinstance(chosen, kind)
     assert net.batch_norm == batch_norm

@@ -1,12 +1,14 @@
 """Samplers: which widths a step gets, and that the future depends on their state alone."""
 
 import json
+import math
+from collections import Counter
 
 import pytest
 
 from slimmable.core.space import WidthGroup, WidthSpace
 from slimmable.errors import CheckpointError, RecipeError, WidthError
-from slimmable.train import Fixed, Sandwich, SwitchList
+from slimmable.train import DrawnSwitches, Fixed, Sandwich, SwitchList
 
 
 @pytest.fixture
@@ -22,10 +24,16 @@ def make(kind, space):
         "switches": lambda: SwitchList(switches),
         "uniform": lambda: Sandwich(space, n=5, seed=3),
         "nonuniform": lambda: Sandwich(space, n=5, mode="nonuniform", seed=3),
+        "drawn": lambda: DrawnSwitches(several(space), weights=[1, 2, 3, 1, 1], n=4, seed=3),
     }[kind]()
 
 
-KINDS = ["fixed", "switches", "uniform", "nonuniform"]
+def several(space):
+    """Five switches, neither the widest nor the narrowest at an end of the list."""
+    return [space.uniform(ratio) for ratio in (0.5, 1.0, 0.75, 0.25, 0.6)]
+
+
+KINDS = ["fixed", "switches", "uniform", "nonuniform", "drawn"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,3 +112,57 @@ def test_a_sandwich_of_one_or_of_an_unknown_mode_is_refused(space):
         Sandwich(space, n=1)
     with pytest.raises(RecipeError, match="'uniform' or 'nonuniform'"):
         Sandwich(space, mode="non-uniform")
+
+
+def test_drawn_switches_are_met_as_often_as_they_weigh(space):
+    """One of three, weighing 1, 2 and 5, between both ends; what the ends weigh does not matter."""
+    weights = (1, 90, 5, 0.01, 2)
+    draws = [DrawnSwitches(several(space), weights=weights, seed=1).ask(step) for step in range(4000)]
+
+    assert {(draw[0], draw[-1]) for draw in draws} == {(space.largest, space.smallest)}
+    met = Counter(draw[1] for draw in draws)
+    for ratio, weight in ((0.5, 1), (0.6, 2), (0.75, 5)):
+        expected = 4000 * weight / 8
+        assert abs(met[space.uniform(ratio)] - expected) < 5 * math.sqrt(expected)
+
+
+def test_several_are_drawn_without_repetition_each_by_what_is_left(space):
+    """Two of three weighing 1, 2 and 5: the first left out with probability 2/8 * 5/6 + 5/8 * 2/3."""
+    sampler = DrawnSwitches(several(space), weights=(1, 1, 5, 1, 2), n=4, seed=2)
+    draws = [sampler.ask(step)[1:-1] for step in range(4000)]
+
+    assert all(len(set(draw)) == 2 for draw in draws)
+    without = sum(space.uniform(0.5) not in draw for draw in draws)
+    expected = 4000 * (2 / 8 * 5 / 6 + 5 / 8 * 2 / 3)
+    assert abs(without - expected) < 5 * math.sqrt(expected)
+
+
+def test_drawn_switches_of_equal_weight_are_those_of_no_weights_and_all_of_them_the_list(space):
+    switches = several(space)
+    even, given = DrawnSwitches(switches), DrawnSwitches(switches, weights=[1.0] * 5)
+
+    assert [even.ask(step) for step in range(20)] == [given.ask(step) for step in range(20)]
+    assert DrawnSwitches(switches, n=5).ask(0) == SwitchList(switches).ask(0)
+
+
+def test_drawn_switches_of_other_weights_are_another_sampler(space):
+    state = DrawnSwitches(several(space), weights=[1, 2, 3, 4, 5]).state_dict()
+
+    with pytest.raises(CheckpointError, match="sampler has weights"):
+        DrawnSwitches(several(space)).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"n": 2}, RecipeError, r"DrawnSwitches\(n=2\) of 5 switches; expected 3 to 5"),
+        ({"n": 6}, RecipeError, "expected 3 to 5"),
+        ({"weights": [1, 1]}, WidthError, "expected 5 finite weights above 0"),
+        ({"weights": [1, 1, 0, 1, 1]}, WidthError, "finite weights above 0"),
+        ({"weights": [1, 1, math.inf, 1, 1]}, WidthError, "finite weights above 0"),
+        ({"weights": [1, 1, math.nan, 1, 1]}, WidthError, "finite weights above 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(space, how, error, message):
+    with pytest.raises(error, match=message):
+        DrawnSwitches(several(space), **how)

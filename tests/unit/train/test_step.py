@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from slimmable.train import train_step
+import slimmable
+from slimmable.train import batch_losses, train_step
 from slimmable.train.step import detached
 from tests.unit.train.toy import ToyTask, samples, toy_net
 
@@ -143,3 +144,142 @@ def test_outputs_of_any_structure_are_cut_off_from_the_graph():
     assert not found["boxes"].scores[0].requires_grad
     assert found["boxes"].scores[1] == 3
     assert found["none"] is None
+
+
+def test_dropout_at_the_widest_only_is_none_at_the_others(batch):
+    net = toy_net().double().train()
+    widths_list = [net.space.uniform(ratio) for ratio in (1.0, 0.75, 0.5)]
+    task = ToyTask()
+
+    def expected():
+        target = None
+        for widths in widths_list:
+            net.model.dropout.train(target is None)
+            with net.at(widths):
+                outputs = net(batch[0])
+                loss = task.loss(outputs, batch) if target is None else task.distillation_loss(outputs, target, batch)
+                loss.backward()
+            target = outputs.detach() if target is None else target
+        net.model.dropout.train()
+
+    def found(*, widest_only):
+        how = {"distill": True, "dropout_widest_only": widest_only}
+        train_step(net, batch, task=task, widths_list=widths_list, **how)
+
+    results = []
+    for run in (expected, lambda: found(widest_only=True), lambda: found(widest_only=False)):
+        torch.manual_seed(3)
+        net.zero_grad(set_to_none=True)
+        run()
+        assert net.model.dropout.training
+        results.append(gradients(net))
+    slow, own, everywhere = results
+    assert set(own) == set(slow)
+    for name, gradient in slow.items():
+        torch.testing.assert_close(own[name], gradient, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(everywhere["model.head.weight"], slow["model.head.weight"])
+
+
+@pytest.fixture
+def busy():
+    """A network in the middle of training: dropout that drops, statistics, gradients, a frozen layer."""
+    net = toy_net().double()
+    slimmable.calibrate(net, [samples(30, seed=4)[0].double()], [net.space.uniform(0.75)])
+    net.train()
+    net.model.norm2.eval()
+    train_step(
+        net,
+        [x.double() if x.is_floating_point() else x for x in samples(8, seed=1)],
+        task=ToyTask(),
+        widths_list=net.tracked,
+        distill=False,
+    )
+    return net
+
+
+def traces(net):
+    """All that a look at a batch could leave in a network."""
+    tensors = {name: tensor.clone() for name, tensor in net.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    modes = [module.training for module in net.modules()]
+    grads = {name: None if p.grad is None else p.grad.clone() for name, p in net.named_parameters()}
+    return tensors, grads, modes, (net.widths, net.stored, net.calibrated, torch.get_rng_state().tolist())
+
+
+def assert_untouched(net, before):
+    after = traces(net)
+    assert after[2:] == before[2:]
+    for found, expected in zip(after[:2], before[:2], strict=True):
+        assert list(found) == list(expected)
+        for name, tensor in expected.items():
+            assert (found[name] is None) if tensor is None else torch.equal(found[name], tensor), name
+
+
+def test_losses_of_a_batch_are_those_of_plain_networks_with_its_statistics(batch):
+    net = toy_net().double().train()
+    widths_list = [net.space.uniform(ratio) for ratio in (0.75, 1.0, 0.5)]
+
+    found = batch_losses(net, batch, task=ToyTask(), widths_list=widths_list)
+
+    slimmable.calibrate(net, [batch[0]], widths_list)
+    for loss, widths in zip(found, widths_list, strict=True):
+        plain = net.extract(widths).train()
+        plain.dropout.eval()
+        assert loss == pytest.approx(F.cross_entropy(plain(batch[0]), batch[1]).item(), rel=1e-12)
+
+
+def test_looking_at_a_batch_leaves_no_trace(busy, batch):
+    before = traces(busy)
+    widths_list = [busy.space.uniform(ratio) for ratio in (1.0, 0.5, 0.75, 0.6)]
+
+    batch_losses(busy, batch, task=ToyTask(), widths_list=widths_list)
+
+    assert_untouched(busy, before)
+
+
+def test_looking_at_a_batch_leaves_no_trace_even_if_a_loss_fails(busy, batch):
+    class Failing(ToyTask):
+        def loss(self, outputs, batch):
+            raise ArithmeticError("no")
+
+    before = traces(busy)
+    with pytest.raises(ArithmeticError):
+        batch_losses(busy, batch, task=Failing(), widths_list=busy.tracked)
+    assert_untouched(busy, before)
+
+
+def test_statistics_that_all_widths_share_are_left_too(batch):
+    net = toy_net(batch_norm="naive").double().train()
+    before = traces(net)
+    batch_losses(net, batch, task=ToyTask(), widths_list=[net.space.largest, net.space.smallest])
+    assert_untouched(net, before)
+
+
+def test_widths_that_stand_twice_are_run_once(net, batch):
+    class Counting(ToyTask):
+        runs = 0
+
+        def forward(self, net, batch):
+            self.runs += 1
+            return super().forward(net, batch)
+
+    task = Counting()
+    a, b = net.space.largest, net.space.smallest
+
+    found = batch_losses(net, batch, task=task, widths_list=[b, a, b, b, a])
+
+    assert task.runs == 2
+    narrow, wide = batch_losses(net, batch, task=task, widths_list=[b, a])
+    assert found == [narrow, wide, narrow, narrow, wide]
+    assert narrow != wide
+    assert batch_losses(net, batch, task=task, widths_list=[]) == []
+
+
+def test_losses_of_a_batch_in_bfloat16_are_those_of_training():
+    net = toy_net().train()
+    net.model.dropout.p = 0.0
+    batch, widths_list = samples(10, seed=5), [net.space.largest, net.space.smallest]
+
+    found = batch_losses(net, batch, task=ToyTask(), widths_list=widths_list, precision="bfloat16")
+
+    trained = train_step(net, batch, task=ToyTask(), widths_list=widths_list, distill=False, precision="bfloat16")
+    assert found == pytest.approx([float(loss) for loss in trained], rel=1e-5)

@@ -23,7 +23,8 @@ def command(options: Options) -> int:
     budgets = {
         platform.name: [Budget(cost=cost, most=read_amount(platform.budget, cost.unit))] for platform in file.platforms
     }
-    settings = SearchSettings(method=file.method, trials=file.trials, progress=True)  # pyright: ignore[reportArgumentType]
+    file.require_order([budget.most for [budget] in budgets.values()])
+    settings = SearchSettings(method=file.method, trials=file.trials, progress=True)
     found = search(opened, Path(file.run), budgets, settings)
     metric = opened.task.metric
     values = [row.figures[metric] for row in found.figures]
@@ -36,6 +37,6 @@ def command(options: Options) -> int:
     write(f"weighted average of {metric}: {average:.4f}")
     path = Path(options.json or Path(options.file).with_suffix(".json"))
     weights = dict(zip(budgets, file.weights, strict=True))
-    save_found(found, path, {"method": file.method, "weights": weights, "average": {metric: average}})
+    save_found(found, path, {**settings.to_json(), "weights": weights, "average": {metric: average}})
     write(f"widths and figures are in {path}")
     return 0

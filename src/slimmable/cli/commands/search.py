@@ -27,7 +27,7 @@ def command(options: Options) -> int:
     )
     found = search(opened, Path(options.run), {"best": budgets}, settings)
     path = Path(options.json or Path(options.run, f"search-{options.method}.json"))
-    save_found(found, path, {"method": options.method, "budgets": list(options.budget)})
+    save_found(found, path, {**settings.to_json(), "budgets": list(options.budget)})
     write_figures(found.figures)
     costs = ", ".join(f"{name} {value:.6g}" for name, value in found.points["best"].costs.items())
     write(f"held-out loss {found.points['best'].loss:.4f}, {costs}; {found.evaluations} widths were evaluated")
