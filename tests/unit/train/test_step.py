@@ -224,7 +224,7 @@ def test_losses_of_a_batch_are_those_of_plain_networks_with_its_statistics(batch
     for loss, widths in zip(found, widths_list, strict=True):
         plain = net.extract(widths).train()
         plain.dropout.eval()
-        assert loss == pytest.approx(F.cross_entropy(plain(batch[0]), batch[1]).item(), rel=1e-12)
+        assert loss == pytest.approx(F.cross_entropy(plain(batch[0]), batch[1]).item(), rel=1e-6)  # in float32
 
 
 def test_looking_at_a_batch_leaves_no_trace(busy, batch):
