@@ -188,10 +188,11 @@ class Trials:
             yield
             return
         try:
+            from rich.console import Console
             from rich.progress import Progress
         except ImportError as error:
             raise MissingDependencyError("a progress bar needs rich: pip install 'slimmable[search]'") from error
-        with Progress(transient=True) as bars:
+        with Progress(console=Console(stderr=True), transient=True) as bars:
             bar = bars.add_task(description, total=self.left)
             self._advance = lambda count: bars.update(bar, advance=count)
             yield

@@ -82,7 +82,7 @@ def test_a_budget_in_latency_reads_the_model_of_a_profile(net, latency):
 
     assert (budget.cost.unit, budget.most) == ("ms", 0.8)
     told, macs = budget.cost([net.space.uniform(0.7)]), CostModel(net).macs([net.space.uniform(0.7)])
-    assert told == pytest.approx(macs / 1e6, rel=0.05)
+    assert told == pytest.approx(macs / 1e6, rel=0.1)
 
 
 def test_a_budget_in_latency_reads_a_table_of_the_user(net, tmp_path):
