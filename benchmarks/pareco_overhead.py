@@ -58,7 +58,7 @@ def proposals(
         Acquisition().propose(surrogate, cost, known, losses, count=M, seed="second")
         end = read()
         fit = max((middle - began) - (end - middle), 0.0)
-        # A fit is due when the history has grown by a quarter: once in size / 4 / M searches.
+        # A fit is due when the history has grown by a share of itself.
         seconds[size] = (end - middle) + fit * M / ((surrogate.refit - 1) * size)
     return seconds
 

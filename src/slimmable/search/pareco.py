@@ -56,7 +56,7 @@ class PareCo:
         n: int = 313,
         warm_up: int = 20,
         acquisition: Acquisition | None = None,
-        refit: float = 1.25,
+        refit: float = 1.05,
         seed: int = 0,
     ) -> None:
         if m < 1 or n < 1 or warm_up < 2:

@@ -21,6 +21,8 @@ from slimmable.record import Json
 from slimmable.search.additive import Floats
 from slimmable.search.pareto import non_dominated
 
+_REFINEMENTS = 20
+
 
 class Surrogate:
     r"""Posterior of the loss given a history: Matérn-5/2 with a length scale for every width.
@@ -38,7 +40,7 @@ class Surrogate:
         Chin, Morcos, Marculescu. PareCO: Pareto-aware Channel Optimization for Slimmable Neural Networks. Appendix C.
     """
 
-    def __init__(self, space: WidthSpace, *, refit: float = 1.25) -> None:
+    def __init__(self, space: WidthSpace, *, refit: float = 1.05) -> None:
         if find_spec("botorch") is None:
             raise MissingDependencyError(
                 "Bayesian optimisation needs botorch, which is not installed: pip install 'slimmable[search]'"
@@ -105,6 +107,7 @@ class Acquisition:
 
     is minimised over a pool of candidates: random widths (a Sobol sequence), the history's front and its neighbours.
     With the posterior computed once on the pool, every :math:`\lambda` of the bisection is arithmetic on two vectors.
+    From the minimiser at the last one, neighbours are followed downhill.
 
     Args:
         sampling: ``"pareto"`` draws a target cost where the front has gaps, and bisects :math:`\lambda` until the
@@ -166,26 +169,19 @@ class Acquisition:
             seed: Determines the candidates and the draws.
         """
         generator = random.Random(seed)
-        space = surrogate.space
         surrogate.learn(history, losses)
         costs = np.asarray(cost(history), dtype=np.float64)
-        pool = self._candidates(space, history, losses, costs, generator)
-        mean, deviation = surrogate.predict(pool)
-        margin = np.sqrt(self.beta) * deviation
-        gain = _scaled(mean - margin if self.bound == "lower" else mean + margin, losses)
-        prices = np.asarray(cost(pool), dtype=np.float64)
-        least, most = (float(value) for value in cost([space.smallest, space.largest]))
-        price = (prices - least) / (most - least)
-        found: list[int] = []
-        for _ in range(min(count, len(pool))):
-            free = np.ones(len(pool), dtype=bool)
-            free[found] = False
+        pool = _Pool(self, surrogate, cost, losses)
+        pool.add(self._candidates(surrogate.space, history, losses, costs, generator))
+        found: list[Widths] = []
+        while len(found) < min(count, len(pool.widths)):
             if self.sampling == "uniform":
-                found.append(self._minimiser(gain, price, generator.random(), free))
+                weight = generator.random()
             else:
-                target = self.target(costs, losses, least, most, generator)
-                found.append(self._bisect(gain, price, (target - least) / (most - least), (most - least) / most, free))
-        return [pool[place] for place in found]
+                target = self.target(costs, losses, pool.least, pool.most, generator)
+                weight = self._bisect(pool, target, found)
+            found.append(pool.refined(weight, found))
+        return found
 
     def target(
         self, costs: Floats, losses: Sequence[float], least: float, most: float, generator: random.Random
@@ -210,27 +206,17 @@ class Acquisition:
         weights = (np.maximum(overlap, 0) * density).sum(1)
         return weights if weights.sum() > 0 else np.ones(self.bins)
 
-    def _minimiser(self, gain: Floats, price: Floats, weight: float, free: NDArrayBool) -> int:
-        """The free candidate of least scalarised value, the cost being weighted by ``weight``."""
-        terms = np.stack([(1 - weight) * gain, weight * price])
-        value = terms.max(0) + self.augmentation * terms.sum(0)
-        return int(np.argmin(np.where(free, value, np.inf)))
-
-    def _bisect(self, gain: Floats, price: Floats, target: float, share: float, free: NDArrayBool) -> int:
-        """The minimiser whose cost comes nearest to the target within the bisection."""
+    def _bisect(self, pool: _Pool, target: float, taken: Sequence[Widths]) -> float:
+        """The weight of the cost whose minimiser comes nearest to the target within the bisection."""
         low, high, weight = 0.0, 1.0, 0.5
-        best, nearest = -1, np.inf
+        best, nearest = weight, np.inf
         for _ in range(self.bisections):
-            place = self._minimiser(gain, price, weight, free)
-            apart = abs(price[place] - target) * share
-            if apart < nearest:
-                best, nearest = place, apart
-            if apart <= self.tolerance:
+            apart = pool.costs[pool.minimiser(weight, taken)] - target
+            if abs(apart) < nearest:
+                best, nearest = weight, abs(apart)
+            if abs(apart) <= self.tolerance * pool.most:
                 break
-            if price[place] > target:
-                low = weight
-            else:
-                high = weight
+            low, high = (weight, high) if apart > 0 else (low, weight)
             weight = (low + high) / 2
         return best
 
@@ -253,13 +239,63 @@ class Acquisition:
         return list(dict.fromkeys([*front, *near, *uniform, *drawn]))
 
 
-NDArrayBool = np.ndarray[Any, np.dtype[np.bool_]]
+class _Pool:
+    """Candidates with their costs and the acquisition of their losses."""
+
+    def __init__(self, acquisition: Acquisition, surrogate: Surrogate, cost: Cost, losses: Sequence[float]) -> None:
+        self.acquisition, self.surrogate, self.cost, self.losses = acquisition, surrogate, cost, losses
+        space = surrogate.space
+        self.least, self.most = (float(value) for value in cost([space.smallest, space.largest]))
+        self.widths: list[Widths] = []
+        self.costs: Floats = np.zeros(0)
+        self._bounds: Floats = np.zeros(0)
+
+    def add(self, widths_list: Sequence[Widths]) -> bool:
+        """Take in those that are new; whether there were any."""
+        known = set(self.widths)
+        new = [widths for widths in dict.fromkeys(widths_list) if widths not in known]
+        if not new:
+            return False
+        mean, deviation = self.surrogate.predict(new)
+        margin = np.sqrt(self.acquisition.beta) * deviation
+        self._bounds = np.append(self._bounds, mean - margin if self.acquisition.bound == "lower" else mean + margin)
+        self.costs = np.append(self.costs, np.asarray(self.cost(new), dtype=np.float64))
+        self.widths += new
+        return True
+
+    def minimiser(self, weight: float, taken: Sequence[Widths]) -> int:
+        """Place of the least scalarised value, the cost being weighted by ``weight``; those taken do not count."""
+        low = min(float(self._bounds.min()), *self.losses)
+        gain = (self._bounds - low) / max(max(self.losses) - low, 1e-12) + 1e-9
+        price = (self.costs - self.least) / (self.most - self.least)
+        terms = np.stack([(1 - weight) * gain, weight * price])
+        value = terms.max(0) + self.acquisition.augmentation * terms.sum(0)
+        value[[self.widths.index(widths) for widths in taken]] = np.inf
+        return int(np.argmin(value))
+
+    def refined(self, weight: float, taken: Sequence[Widths]) -> Widths:
+        """The minimiser after its neighbours, and theirs as long as they are better, have been looked at."""
+        best = self.widths[self.minimiser(weight, taken)]
+        for _ in range(_REFINEMENTS):
+            if not self.add(_around(self.surrogate.space, best)):
+                break
+            better = self.widths[self.minimiser(weight, taken)]
+            if better == best:
+                break
+            best = better
+        return best
 
 
-def _scaled(values: Floats, losses: Sequence[float]) -> Floats:
-    """Values with 0 just below all of them and of the history's losses, and 1 at the worst of those."""
-    low = min(float(values.min()), *losses)
-    return (values - low) / max(max(losses) - low, 1e-12) + 1e-9
+def _around(space: WidthSpace, widths: Widths) -> list[Widths]:
+    """All widths that differ in one independent width, by a few choices or many."""
+    leaders = [leader for leader, *_ in space.dimensions]
+    kept = [widths[leader.name] for leader in leaders]
+    found: list[Widths] = []
+    for place, leader in enumerate(leaders):
+        at = leader.choices.index(kept[place])
+        steps = [at + by for by in (-8, -4, -2, -1, 1, 2, 4, 8) if 0 <= at + by < len(leader.choices)]
+        found += [space.led([*kept[:place], leader.choices[to], *kept[place + 1 :]]) for to in steps]
+    return found
 
 
 def _neighbour(space: WidthSpace, widths: Widths, generator: random.Random) -> Widths:
