@@ -190,7 +190,7 @@ def _run(
                 if name not in known:
                     known[name] = tuple(map(_axis_of(node, variables), shapes_of(node)[0]))
                 findings.axes[node] = [known[name]]
-        if not findings.fed.isdisjoint(call.node.all_input_nodes):
+        if not findings.fed.isdisjoint(call.node.all_input_nodes) or _is_as_long(call, trace.batch):
             findings.fed.add(call.node)
         operator = Operator(call, findings)
         before = len(findings.opened)
@@ -214,6 +214,12 @@ def _run(
         why = Pin(reason="is the network's output", operator="output")
         for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
             variables.pin(layout, why)
+
+
+def _is_as_long(call: Call, batch: int) -> bool:
+    """Whether the code makes a tensor for each of the examples, though of nothing that is theirs."""
+    makes = not call.node.all_input_nodes or call.name.startswith(("aten.expand", "aten.repeat"))
+    return makes and batch > 1 and any(shape[:1] == (batch,) for shape in call.outputs)
 
 
 def _axis_of(node: fx.Node, variables: Variables) -> Callable[[int], Layout]:

@@ -85,7 +85,7 @@ class Findings:
         attributes: Module attributes that follow an axis, by module path and name (several extents for a tuple).
         macs: Multiply-accumulates of calls.
         norms: Buffers that hold running means and variances: calling module, mean, variance.
-        fed: Nodes that depend on the example inputs.
+        fed: Nodes that depend on the example inputs, or on how many there are.
         unknown: Calls without a rule that read parameters, and the reason that holds them.
         outer: Ambiguous splits whose outer factor is to vary.
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.

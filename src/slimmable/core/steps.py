@@ -79,10 +79,10 @@ def reference(graph: Trace, model: nn.Module, *, hollow: bool) -> Reference | No
 
     Tracing leaves out copies of what is contiguous there, and need not be so here: views may have to copy.
     """
+    found: list[tuple[Call, Sequence[Step]]] = []
     values = {node: _entering(graph, model, node) for node in (*graph.parameters, *graph.inputs)}
     if hollow:
         values = {node: with_tensors(value, without_data) for node, value in values.items()}
-    found: list[tuple[Call, Sequence[Step]]] = []
     devices = {each.device for each in model.parameters() if each.is_cuda}
     try:
         with (

@@ -17,7 +17,7 @@ _ATOMS = frozenset({int, float, bool, str, type(None), type, FunctionType, Built
 
 
 def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """``copy.deepcopy(model, memo)``, several times as fast.
+    """``copy.deepcopy(model, memo)`` in little more than half the time.
 
     A module has a dozen attributes of its own, most of them empty dictionaries or plain numbers, which the general copy
     would each look up, take apart and put together. Modules that say themselves how they are copied are asked.
@@ -47,9 +47,11 @@ def _is_ordinary(cls: type[nn.Module]) -> bool:
 def _part(value: Any, memo: dict[int, Any]) -> Any:
     """A copy of a module's attribute."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in _ATOMS or (kind is tuple and all(type(each) in _ATOMS for each in value)):
         return value
-    if kind in (dict, OrderedDict) and id(value) not in memo and all(type(key) is str for key in value):
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in (dict, OrderedDict) and all(type(key) is str for key in value):
         memo[id(value)] = part = kind()
         part.update((key, _part(each, memo)) for key, each in value.items())
         return part

@@ -189,3 +189,20 @@ def test_what_is_computed_from_parameters_alone_counts_once_for_a_batch():
         net = slimmable.convert(Biased(), torch.zeros(batch, 4), divisor=4)
         for kept in (4, 16):
             assert slimmable.macs(net, net.space.widths((kept,))) == 5 * 2 * kept + 4 * kept + 2 * kept
+
+
+def test_what_is_computed_for_each_example_counts_for_each_whatever_it_is_computed_from():
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place, self.token, self.layer = nn.Linear(3, 16), nn.Linear(5, 16), nn.Linear(4, 16)
+            self.start, self.head = nn.Buffer(torch.ones(1, 5)), nn.Linear(16, 2)
+
+        def forward(self, x):
+            places, starts = torch.zeros(len(x), 3), self.start.expand(len(x), -1)
+            return self.head(self.layer(x) + self.place(places) + self.token(starts))
+
+    for batch in (1, 3):
+        net = slimmable.convert(Placed(), torch.zeros(batch, 4), divisor=4)
+        for kept in (4, 16):
+            assert slimmable.macs(net, net.space.widths((kept,))) == (4 + 3 + 5 + 2) * kept
