@@ -129,7 +129,6 @@ WIDTHS = 'method.widths={"a": {"x": 8}, "b": {"x": 16}, "c": {"x": 24}}'
             r"unknown key method\.platforms\.0\.smapling = 1; the nearest valid key is method\.platforms\.0\.sampling",
         ),
         ([*METHODS["ows"], "method.cost=flops"], "there is no cost called 'flops'"),
-        ([*METHODS["pareco"], "method.cost=latency"], "there is no cost called 'latency'; expected one of macs"),
         ([*METHODS["pareco"], "calibration=null"], "pareco's widths have no statistics without it"),
         (["method.kind=platforms", "method.widths=absent.json"], r"absent\.json cannot be read as widths by name"),
         (["method.kind=platforms", WIDTHS, "method.weights={a: 1}"], "weights names a; expected .*: a, b, c"),
