@@ -6,8 +6,8 @@ computes the posterior once on a pool of candidates, follows the best one's neig
 has grown by a twentieth. Both search for a front of a known loss of six widths, with noise as between batches, from the
 same beginnings; the area under the front's curve of true losses over costs (smaller is better) is compared with that of
 random widths. A last search draws the weight of the cost uniformly instead of a target cost where the front has gaps:
-``unevenness`` is the largest distance between the distribution of the costs looked at and a uniform one (0 is even, 1 is
-all at one end).
+``unevenness`` is the largest distance between the distribution of the costs looked at and a uniform one (0 is even, 1
+is all at one end).
 """
 
 from __future__ import annotations
