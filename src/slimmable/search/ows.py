@@ -142,7 +142,7 @@ class Ows:
         self._elimination = Elimination(alternatives.sizes, adaptation.cost.pairs if adaptation else ())
         if adaptation is not None:
             self._elimination.check(adaptation.cost)
-        self._drawn: dict[Widths, tuple[int, ...]] = {}
+        self._drawn: list[tuple[Widths, tuple[int, ...]]] = []
         self._widest: float | None = None
 
     def ask(self, step: int, probe: Probe | None = None) -> Sequence[Widths]:
@@ -153,16 +153,17 @@ class Ows:
             drawn = [self.alternatives.draw(generator) for _ in range(self.k)]
         else:
             drawn = self._likely(adaptation, step)
-        self._drawn = {self.alternatives.widths(choices): choices for choices in drawn}
+        self._drawn = [(self.alternatives.widths(choices), choices) for choices in drawn]
         self._widest = None
-        return (self.fixed[0], *widest_first([self.alternatives.widths(each) for each in drawn]), self.fixed[1])
+        return (self.fixed[0], *widest_first([widths for widths, _ in self._drawn]), self.fixed[1])
 
     def tell(self, widths: Widths, loss: float) -> None:
         """Note what a configuration adds to the loss of the widest, which is told first."""
         if self._widest is None:
             self._widest = loss
-        elif widths in self._drawn:
-            self.losses.add(self._drawn[widths], loss - self._widest)
+        elif (known := next((each for each in self._drawn if each[0] == widths), None)) is not None:
+            self._drawn.remove(known)  # the narrowest, told last, may have been drawn as well
+            self.losses.add(known[1], loss - self._widest)
 
     def _likely(self, adaptation: Adaptation, step: int) -> list[tuple[int, ...]]:
         generator = np.random.default_rng([self.seed, step])

@@ -111,3 +111,12 @@ def test_what_cannot_be_is_refused(alternatives):
         adaptation(alternatives, warm_up=1000)
     with pytest.raises(SearchError, match="temperatures above 0"):
         Temperatures(values=(1.0, 0.0))
+
+
+def test_every_configuration_counts_once_though_it_be_the_narrowest():
+    group = WidthGroup(name="g", base=16, minimum=8, maximum=16, divisor=8)
+    sampler = Ows(Alternatives.of(WidthSpace((group,), 0.5, 1.0)), k=3, window=1000)
+    for step in range(50):
+        for widths in sampler.ask(step):
+            sampler.tell(widths, float(widths["g"]))
+    assert sum(sampler.losses.counts[0]) == 150
