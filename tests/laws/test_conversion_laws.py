@@ -315,9 +315,10 @@ class Stranger(nn.Module):
     max_examples=EXAMPLES, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(networks(Stranger()))
-def test_an_unknown_operator_that_holds_anything_is_named(model):
+def test_an_unknown_operator_is_always_named(model):
     net = slimmable.convert(model, IMAGES, divisor=2, batch_norm="naive")
     named = [pin for pin in net.report.pinned if pin.operator == "slimmable_laws.unheard.default"]
+    assert [each for each in net.report.unknown if each.startswith("slimmable_laws.unheard.default in ")], net.report
     if not named:  # then it holds nothing: without it, no more varies
         known = nn.Sequential(*(nn.Identity() if isinstance(module, Stranger) else module for module in model))
         assert slimmable.convert(known, IMAGES, divisor=2, batch_norm="naive").space == net.space, str(net.report)

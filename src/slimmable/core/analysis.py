@@ -47,6 +47,7 @@ class Analysis:
         attributes: Module attributes that follow an axis.
         layers: Modules that open a width, or whose parameters an operator without a rule reads.
         uncounted: Those of them whose multiply-accumulates are not known.
+        unknown: Operators without a rule, and where they are called.
         macs: Multiply-accumulates of calls, in evaluation, on the example.
         buffers: Names of those of ``parameters`` that are buffers.
         gains: Names of those whose neutral value is 1.
@@ -65,6 +66,7 @@ class Analysis:
     attributes: dict[tuple[str, str], tuple[Extent, ...]]
     layers: tuple[str, ...]
     uncounted: tuple[str, ...]
+    unknown: tuple[Pin, ...]
     macs: tuple[tuple[Call, Term], ...]
     norms: tuple[tuple[str, str, str], ...]
     buffers: frozenset[str]
@@ -284,6 +286,7 @@ def _conclude(trace: Trace, training: Trace | None, findings: Findings, aliases:
         attributes=_attributes(findings),
         layers=tuple(dict.fromkeys(_layers(findings, name_of))),
         uncounted=tuple(dict.fromkeys(call.module for call, _ in findings.unknown if _reads_parameters(call))),
+        unknown=tuple(dict.fromkeys(why for _, why in findings.unknown)),
         macs=tuple((call, _resolved(term, resolve)) for call, term in findings.macs),
         norms=tuple((module, name_of[mean], name_of[variance]) for module, mean, variance in findings.norms),
         buffers=trace.buffers | (training.buffers if training else frozenset()),

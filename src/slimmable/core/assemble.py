@@ -14,7 +14,7 @@ from slimmable.core.extract import foldable
 from slimmable.core.groups import Grouping
 from slimmable.core.model import SlimmableModel
 from slimmable.core.norms import Kind, NormLayer, NormTable, sliced_tensors
-from slimmable.core.report import ConversionReport, GroupReport, PinReport
+from slimmable.core.report import ConversionReport, GroupReport, PinReport, call_place
 from slimmable.core.slots import ScaleSlot, SizeSlot, Slot, StatisticSlot, TensorSlot
 from slimmable.core.space import Widths
 from slimmable.core.state import BatchNorm, State
@@ -249,6 +249,7 @@ def _report(analysis: Analysis, grouping: Grouping, model: nn.Module) -> Convers
             if len(g.choices) == 1
         ),
         uncounted=analysis.uncounted,
+        unknown=tuple(call_place(pin) for pin in analysis.unknown),
         layers=tuple(layers),
         elastic=tuple(layer for layer in layers if layer in elastic),
         unreached=tuple(name for name, _ in model.named_parameters() if name not in reached),

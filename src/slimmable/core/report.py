@@ -52,8 +52,16 @@ class PinReport:
 
 def _where(operator: str, module: str, line: str) -> str:
     """The operator behind a reason, the module that called it and the line of its code."""
-    parts = operator + (f" in {module}" if module else "") + (f", {line}" if line else "")
-    return f" [{parts}]" if operator else ""
+    return f" [{call_place(Pin(reason='', operator=operator, module=module, line=line))}]" if operator else ""
+
+
+def call_place(pin: Pin) -> str:
+    """An operator, the module that called it and the line of its code.
+
+    >>> call_place(Pin(reason="", operator="aten.sort.default", module="head", line="net.py:12"))
+    'aten.sort.default in head, net.py:12'
+    """
+    return pin.operator + (f" in {pin.module}" if pin.module else "") + (f", {pin.line}" if pin.line else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +149,7 @@ class ConversionReport:
         layers: Convolution, linear and embedding layers that the network runs.
         elastic: Those of them with an input or output that varies.
         uncounted: Layers whose multiply-accumulates no cost counts, as their operator is not known.
+        unknown: Operators without a rule and where they are called, whether they hold anything or not.
         unreached: Parameters that the network did not read on the example; they stay as they are.
         order: In which order the units of each group stand, if channels were sorted by importance.
     """
@@ -153,6 +162,7 @@ class ConversionReport:
     unreached: tuple[str, ...]
     space: WidthSpace
     order: tuple[OrderReport, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{len(self.elastic)} of {len(self.layers)} layers are elastic, in {len(self.groups)} groups"]
@@ -168,6 +178,8 @@ class ConversionReport:
             lines += [f"  {each.group} keeps the given order: {each.reason}" for each in self.order if each.reason]
         if self.pinned:
             lines += ["fixed:", *(f"  {pin}" for pin in self.pinned)]
+        if self.unknown:
+            lines += [f"operators without a rule: {', '.join(self.unknown)}"]
         if self.uncounted:
             lines += [f"not counted in MACs: {', '.join(self.uncounted)}"]
         if self.unreached:
@@ -185,6 +197,7 @@ class ConversionReport:
             "layers": list(self.layers),
             "elastic": list(self.elastic),
             "uncounted": list(self.uncounted),
+            "unknown": list(self.unknown),
             "unreached": list(self.unreached),
             "space": self.space.to_json(),
             "order": [vars(each) | {"order": list(each.order)} for each in self.order],
