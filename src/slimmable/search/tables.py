@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -118,7 +118,12 @@ def additive(cost: Cost, alternatives: Alternatives) -> Additive:
     return found
 
 
-def _interacting(evaluate, at, single: Sequence[Floats], base: float) -> list[Pair]:  # noqa: ANN001
+def _interacting(
+    evaluate: Callable[[Sequence[tuple[int, ...]]], Floats],
+    at: Callable[..., tuple[int, ...]],
+    single: Sequence[Floats],
+    base: float,
+) -> list[Pair]:
     """Pairs of widths whose joint effect is not the sum of their own."""
     generator = random.Random(1)
     pairs = list(combinations(range(len(single)), 2))
