@@ -40,8 +40,8 @@ class PareCo:
         SearchError: ``m``, ``n`` or ``warm_up`` is too small, or the space has nothing to choose.
 
     Cost:
-        Every ``n`` steps a forward pass for each different width of the history, and about half a second at 1000 of them
-        (fits of the Gaussian process, which are rare, included).
+        Every ``n`` steps a forward pass for each different width of the history, and about half a second at 1000 of
+        them (fits of the Gaussian process, which are rare, included).
 
     References:
         Chin, Morcos, Marculescu. PareCO: Pareto-aware Channel Optimization for Slimmable Neural Networks. 2020,
