@@ -11,6 +11,8 @@
     ├── SearchError (ValueError)              a search that has no answer, or none that can be found exactly
     ├── TrainingError                         a run that cannot go on (a loss that is not finite)
     ├── CheckpointError                       a file that does not fit the network, or is damaged
+    ├── ArtifactError                         an artifact that is damaged, or does not hold what was asked for
+    ├── DeploymentError                       a runtime that cannot do what was asked
     ├── DataError                             data that are missing or malformed
     ├── RecipeError (ValueError)              an unknown key or a wrong value in a configuration
     └── MissingDependencyError (ImportError)  an optional package that is not installed
@@ -53,6 +55,14 @@ class TrainingError(SlimmableError):
 
 class CheckpointError(SlimmableError):
     """A file that does not fit the network, or is damaged."""
+
+
+class ArtifactError(SlimmableError):
+    """An artifact that is damaged, or does not hold what was asked for."""
+
+
+class DeploymentError(SlimmableError):
+    """A runtime that cannot do what was asked."""
 
 
 class DataError(SlimmableError):
