@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from slimmable.core.elastic import SCALE, attached, make_plain
 from slimmable.core.slots import SizeSlot, StatisticSlot, TensorSlot, memory_format
@@ -58,13 +58,40 @@ def _takes(layer: nn.Module, call: Call) -> bool:
     return isinstance(layer, nn.modules.conv._ConvNd)
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What a layer takes over from the batch norm behind it: factors and shifts of its output channels.
+
+    The layer's weight is multiplied with ``scale`` along ``dim``; ``bias`` takes the place of its own.
+    """
+
+    scale: Tensor
+    bias: Tensor
+    dim: int
+
+
 def extract(model: nn.Module, state: State, folds: Sequence[Fold] | None) -> nn.Module:
     """``model`` at the active widths of ``state`` (see :meth:`slimmable.SlimmableModel.extract`)."""
+    return extracted(model, state, folds)[0]
+
+
+def extracted(
+    model: nn.Module, state: State, folds: Sequence[Fold] | None, *, rounding: torch.dtype | None = None
+) -> tuple[nn.Module, dict[str, Gain]]:
+    """``model`` at the active widths of ``state``, and what each layer was multiplied with, by its path.
+
+    Args:
+        model: The network.
+        state: Of its widths.
+        folds: Batch norms to merge into the layers before them; None merges none.
+        rounding: The type to which gains and shifts are rounded; that of the weights if None.
+    """
     state.refresh()
     if state.norm_layers:
         state.require_statistics()
         state.require_current()
     memo: dict[int, Any] = {id(state): None}
+    gains: dict[str, Gain] = {}
     with torch.no_grad():
         for module in model.modules():
             _copy_active_tensors(module, state, memo)
@@ -74,13 +101,23 @@ def extract(model: nn.Module, state: State, folds: Sequence[Fold] | None) -> nn.
             raise ExtractionError(
                 f"the network cannot be copied: {error}; extract needs copy.deepcopy to work on it"
             ) from error
-        for module in list(plain.modules()):
-            _settle(module, state)
+        factors = {path: _settle(module, state) for path, module in list(plain.named_modules())}
+        norms = dict(folds or ())
+        for path, factor in factors.items():
+            layer = plain.get_submodule(path)
+            if path in norms:
+                gain = _gain(layer, plain.get_submodule(norms[path]), factor)
+                gains[path] = _rounded(gain, layer, rounding)
+            elif factor != 1:
+                gains[path] = _constant(layer, factor)
+        for path, gain in gains.items():
+            _multiply(plain.get_submodule(path), gain)
+        for norm in norms.values():
+            parent, _, name = norm.rpartition(".")
+            setattr(plain.get_submodule(parent), name, nn.Identity())
         if folds is not None:
             plain.eval()
-            for layer, norm in folds:
-                _fold(plain, layer, norm)
-    return plain
+    return plain, gains
 
 
 def _copy_active_tensors(module: nn.Module, state: State, memo: dict[int, Any]) -> None:
@@ -103,10 +140,10 @@ def _copy_active_tensors(module: nn.Module, state: State, memo: dict[int, Any]) 
         )
 
 
-def _settle(module: nn.Module, state: State) -> None:
-    """Give a copied module its own class, sizes and statistics."""
+def _settle(module: nn.Module, state: State) -> float:
+    """Give a copied module its own class, sizes and statistics; the factor that its output is to have."""
     slots = make_plain(module)
-    scale = 1.0
+    factor = 1.0
     for name, index in slots.items():
         slot, value = state.slots[index], state.active[index]
         if isinstance(slot, SizeSlot):
@@ -114,37 +151,60 @@ def _settle(module: nn.Module, state: State) -> None:
         elif isinstance(slot, StatisticSlot):
             module._buffers[name] = None if value is None else value.detach().clone()
         elif name == SCALE:
-            scale = value
+            factor = value
         elif isinstance(slot, TensorSlot) and slot.norm is not None and module._parameters.get(name) is None:
             module._parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
-    if scale != 1:
-        for name in ("weight", "bias"):
-            if (parameter := module._parameters.get(name)) is not None:
-                scaled = nn.Parameter(parameter * scale, requires_grad=parameter.requires_grad)
-                module._parameters[name] = scaled  # a new one: others may share the old
+    return factor
 
 
-def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:
-    """Merge a batch norm into the layer before it and put an identity in its place."""
-    layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
-    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+def _gain(layer: nn.Module, norm: nn.Module, factor: float) -> Gain:
+    r"""A batch norm, and a factor before it, as a gain of the layer; in double precision.
+
+    For :math:`y = \gamma (f (W x + b) - \mu) / \sqrt{v + \epsilon} + \beta` the gain is
+    :math:`s = f \gamma / \sqrt{v + \epsilon}` and the bias :math:`\beta + (f b - \mu) s / f`.
+    """
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert weight is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    mean, variance, gain, shift = map(_double, (norm.running_mean, norm.running_var, norm.weight, norm.bias))
-    old, old_bias = _double(weight), _double(bias)  # folded in double precision, rounded once
-    if isinstance(layer, nn.Linear):
-        folded = fuse_linear_bn_weights(old, old_bias, mean, variance, norm.eps, gain, shift)
-    else:
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        folded = fuse_conv_bn_weights(old, old_bias, mean, variance, norm.eps, gain, shift, transpose=transposed)
-    for name, tensor in zip(("weight", "bias"), folded, strict=True):
-        parameter = nn.Parameter(tensor.detach().to(weight.dtype), requires_grad=weight.requires_grad)
-        layer.register_parameter(name, parameter)
-    parent, _, name = norm_path.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    bias = layer._parameters.get("bias")
+    shift = -norm.running_mean.double() if bias is None else factor * bias.detach().double() - norm.running_mean
+    shift = shift * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().double()
+    return Gain(scale * factor, shift, _output_dim(layer))
 
 
-def _double(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().double()
+def _constant(layer: nn.Module, factor: float) -> Gain:
+    """A factor of the whole output."""
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    assert weight is not None
+    dim = _output_dim(layer)
+    size = weight.shape[dim]
+    return Gain(weight.new_full((size,), factor), weight.new_zeros(0) if bias is None else bias * factor, dim)
+
+
+def _rounded(gain: Gain, layer: nn.Module, rounding: torch.dtype | None) -> Gain:
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    scale, bias = gain.scale, gain.bias
+    if rounding is not None:
+        scale, bias = scale.to(rounding), bias.to(rounding)
+    return Gain(scale.to(weight.dtype), bias.to(weight.dtype), gain.dim)
+
+
+def _multiply(layer: nn.Module, gain: Gain) -> None:
+    """Let a layer take over a gain; its parameters become new ones, since others may share the old."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    scale = gain.scale.reshape([-1 if dim == gain.dim else 1 for dim in range(weight.ndim)])
+    trains = weight.requires_grad
+    layer.register_parameter("weight", nn.Parameter(weight.detach() * scale, requires_grad=trains))
+    if gain.bias.numel():
+        layer.register_parameter("bias", nn.Parameter(gain.bias.detach(), requires_grad=trains))
+
+
+def _output_dim(layer: nn.Module) -> int:
+    return 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimmable.core.checkpoint import check_description
 from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors
+from slimmable.core.parts import Dissected, dissected
 from slimmable.core.portable import Origin, Portable
 from slimmable.core.program import Program
 from slimmable.core.space import Widths, WidthSpace
@@ -199,6 +200,19 @@ class SlimmableModel(nn.Module):
             )
         with self.at(widths):
             return extract(self.model, self._state, self._folds if fold_batch_norm else None)
+
+    def dissect(self, widths_list: Sequence[Widths], *, rounding: torch.dtype | None = None) -> Dissected:
+        """The network taken apart for an artifact: its sub-networks, and how their tensors come from its own.
+
+        Args:
+            widths_list: Which sub-networks; batch norm is folded into the layers before it.
+            rounding: The type to which folded gains and shifts are rounded; that of the weights if None.
+
+        Raises:
+            WidthError: Some of the widths do not belong to the space.
+            CalibrationError: Batch norm has no current statistics for some of them.
+        """
+        return dissected(self.model, self._state, self._folds, widths_list, rounding=rounding)
 
     @property
     def stored(self) -> tuple[Widths, ...]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+
+Order = Literal["contiguous", "channels_last"]
+"""How a tensor of four dimensions lies in memory."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -48,9 +51,17 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime of this machine."""
+    """A runtime of this machine.
 
-    name: str
+    Attributes:
+        order: How it wants the tensors it is given to lie in memory.
+    """
+
+    order: Order
+
+    def prepare(self, graph: bytes) -> None:
+        """Do ahead, for a graph that may be built later, what needs no tensors."""
+        ...
 
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
         """A session from a weight-less graph and finished tensors by part name.

@@ -1,0 +1,244 @@
+"""Writing ``model.slim``: one network's weights once, and for every stored width a table and weight-less graphs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from slimmable.core.model import SlimmableModel
+from slimmable.core.parts import Dissected
+from slimmable.core.space import Widths
+from slimmable.cost.analytic import activation_bytes, macs, parameters
+from slimmable.errors import ArtifactError, ExtractionError
+from slimmable.export.flat import described, flatten
+from slimmable.export.graph import Graph
+from slimmable.record import atomic_path, environment
+from slimmable.runtime.artifact import Artifact, deflated
+from slimmable.runtime.base import Signature
+from slimmable.runtime.engine import BackendName, graphs_of
+from slimmable.runtime.manifest import FORMAT, Cost, Graphs, Latency, Manifest, Part, StoredWidths
+from slimmable.runtime.parts import entries, table_size, tensors_at
+
+Exporter = Callable[[nn.Module, tuple[Any, ...], Signature], Graph]
+Tables = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What an artifact tells beside the network.
+
+    Attributes:
+        name: Of the network.
+        accuracy: Figures of merit by the name of the width.
+        latencies: Measured latencies by the name of the width.
+        labels: Names of the classes.
+        preprocessing: How an image becomes an input: ``size`` (height and width), ``resize`` (of the shorter side,
+            before the centre is cut out), ``mean``, ``std`` (of channels between 0 and 1).
+    """
+
+    name: str = "network"
+    accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    latencies: Mapping[str, Sequence[Latency]] = field(default_factory=dict)
+    labels: Sequence[str] | None = None
+    preprocessing: Mapping[str, Any] | None = None
+
+
+def write_artifact(
+    net: SlimmableModel,
+    path: str | Path,
+    widths: Mapping[str, Widths],
+    *,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    backends: Sequence[BackendName] = ("onnx",),
+    tables: Tables = "float32",
+    facts: Facts | None = None,
+) -> Artifact:
+    """Write a network at several widths as one file of about one network's size, and check what was written.
+
+    Full weights stand in it once, with batch norm not folded. For each width it holds one packed table of vectors into
+    which batch norm is folded (8 bytes for each output channel of a convolution), and one graph without weights for
+    each backend. Every tensor that a runtime will cut from it is compared, bit for bit, with that of the extracted
+    network before the file appears.
+
+    Args:
+        net: A converted network, trained, with current batch-norm statistics at the widths.
+        path: The file, by custom ``NAME.slim``.
+        widths: Those to store, by name.
+        example_inputs: What the network takes; their first dimension is the batch.
+        backends: Runtimes to write graphs for.
+        tables: Precision of the folded vectors; ``float16`` halves what another width costs.
+        facts: What else the file is to tell.
+
+    Returns:
+        The artifact, opened.
+
+    Raises:
+        CalibrationError: Batch norm has no current statistics for some of the widths.
+        ExtractionError: A backend cannot take the network, or a tensor cannot be made again.
+        MissingDependencyError: The exporter of a backend is not installed.
+    """
+    facts = facts or Facts()
+    if not widths or not backends:
+        raise ExtractionError("an artifact needs at least one width and one backend to run it")
+    example = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    ordered = sorted(widths, key=lambda name: macs(net, widths[name]))
+    rounding = torch.float16 if tables == "float16" else None
+    with torch.no_grad():
+        taken = net.dissect([widths[name] for name in ordered], rounding=rounding)
+        inputs, outputs = described(taken.networks[-1], example)
+        networks = [flatten(each) for each in taken.networks]
+        signature = Signature(inputs=tuple(each.name for each in inputs), outputs=tuple(each.name for each in outputs))
+        graphs = {
+            backend: [exporter(backend)(module, example, signature) for module in networks]
+            for backend in dict.fromkeys(map(graphs_of, backends))
+        }
+    needed = {name for its in graphs.values() for graph in its for name in graph.parts}
+    parts = tuple(part for part in taken.parts if part.name in needed)
+    if unknown := needed - {part.name for part in parts}:
+        raise ExtractionError(f"a graph takes the tensors {', '.join(sorted(unknown)[:3])}, which the network has not")
+    tensors = _weights(taken, parts)
+    for at, name in enumerate(ordered):
+        tensors[f"table/{at}"] = _table(taken, parts, at, widths[name], tables)
+        _verify(taken, parts, at, widths[name], tensors, net.space.largest)
+    for backend, its in graphs.items():
+        for at, graph in enumerate(its):
+            packed = deflated(graph.content, its[0].content if at else b"")
+            tensors[f"graph/{backend}/{at}"] = np.frombuffer(packed, np.uint8)
+            tensors |= {f"extra/{backend}/{at}/{name}": each for name, each in graph.extra.items()}
+    manifest = Manifest(
+        name=facts.name,
+        space=net.space,
+        parts=parts,
+        widths=tuple(_stored(net, name, widths[name], facts) for name in ordered),
+        inputs=inputs,
+        outputs=outputs,
+        graphs={
+            backend: Graphs(
+                parts=tuple(tuple(graph.parts) for graph in its), extra=tuple(tuple(graph.extra) for graph in its)
+            )
+            for backend, its in graphs.items()
+        },
+        preprocessing=facts.preprocessing,
+        labels=None if facts.labels is None else tuple(facts.labels),
+        checksums={name: hashlib.sha256(np.ascontiguousarray(each).data).hexdigest() for name, each in tensors.items()},
+        environment=environment(),
+    )
+    save(path, manifest, tensors)
+    return Artifact(path)
+
+
+def save(path: str | Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write an artifact's file whole or not at all, and read it once before it appears.
+
+    Raises:
+        ArtifactError: What was written cannot be read.
+    """
+    text = manifest.to_text()
+    metadata = {"format": FORMAT, "manifest": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    with atomic_path(path) as temporary:
+        save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, temporary, metadata)
+        if Artifact(temporary).manifest != manifest:
+            raise ArtifactError(f"{path}: the description reads back otherwise than it was written")
+
+
+def exporter(backend: str) -> Exporter:
+    """What makes a weight-less graph for a backend.
+
+    Raises:
+        ExtractionError: There is none of that name.
+    """
+    match backend:
+        case "onnx":
+            from slimmable.export.onnx import weightless
+        case "torch":
+            from slimmable.export.pytorch import weightless
+        case "executorch":
+            from slimmable.export.executorch import weightless
+        case _:
+            raise ExtractionError(f"there is no backend {backend!r}; expected one of onnx, openvino, executorch, torch")
+    return weightless
+
+
+def _weights(taken: Dissected, parts: Sequence[Part]) -> dict[str, np.ndarray]:
+    names = dict.fromkeys(part.source for part in parts if part.source is not None)
+    found = {f"weight/{name}": taken.sources[name].contiguous().cpu().numpy() for name in names}
+    for name, each in found.items():
+        if each.dtype not in (np.float32, np.int64, np.int32, np.bool_):
+            raise ExtractionError(
+                f"{name} is of type {each.dtype}; artifacts hold float32 weights: call net.float() first"
+            )
+    return found
+
+
+def _table(taken: Dissected, parts: Sequence[Part], at: int, widths: Widths, tables: Tables) -> np.ndarray:
+    own = _tensors(taken.networks[at])
+    packed = np.empty(table_size(parts, widths.channels), np.float32)
+    for part, shape, start in entries(parts, widths.channels):
+        path = part.name.rpartition(".")[0]
+        if part.source is None:
+            values = own[part.name].numpy()
+        elif path in taken.gains[at]:
+            values = taken.gains[at][path].scale.numpy()
+        else:
+            values = np.ones(shape, np.float32)
+        packed[start : start + values.size] = values.reshape(-1)
+    if tables == "float32":
+        return packed
+    with np.errstate(over="ignore"):
+        return packed.astype(np.float16)
+
+
+def _verify(
+    taken: Dissected,
+    parts: Sequence[Part],
+    at: int,
+    widths: Widths,
+    tensors: Mapping[str, np.ndarray],
+    largest: Widths,
+) -> None:
+    """Pass if every part comes out of the file as the extracted network has it."""
+    own = _tensors(taken.networks[at])
+    made = tensors_at(
+        parts,
+        wanted=[part.name for part in parts],
+        sources={name[7:]: each for name, each in tensors.items() if name.startswith("weight/")},
+        table=tensors[f"table/{at}"],
+        channels=widths.channels,
+        maximum=largest.channels,
+    )
+    for name, each in made.items():
+        expected = own[name].cpu().numpy()
+        if not np.isfinite(each).all():
+            raise ExtractionError(
+                f"{name} is not finite at {widths}: a folded factor is beyond the precision of the tables; "
+                "write them in float32"
+            )
+        if each.shape != expected.shape or each.tobytes() != expected.tobytes():
+            raise ExtractionError(f"{name} cannot be made again from the full weights at {widths}")
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**{name: each.detach() for name, each in module.named_parameters()}, **dict(module.named_buffers())}
+
+
+def _stored(net: SlimmableModel, name: str, widths: Widths, facts: Facts) -> StoredWidths:
+    costs = {
+        "macs": Cost(value=float(macs(net, widths)), unit="multiply-accumulates"),
+        "parameters": Cost(value=float(parameters(net, widths)), unit="numbers"),
+        "activations": Cost(value=float(activation_bytes(net, widths)), unit="bytes"),
+    }
+    return StoredWidths(
+        name=name,
+        widths=widths,
+        costs=costs,
+        accuracy=dict(facts.accuracy.get(name, {})),
+        latencies=tuple(facts.latencies.get(name, ())),
+    )

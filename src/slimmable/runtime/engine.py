@@ -1,0 +1,310 @@
+"""One artifact running on one backend: sessions of the widths used last; the next is built beside the one that serves.
+
+A request takes the session that serves when it begins and keeps it to its end, whatever is switched meanwhile; a
+session that is dropped closes when its last request has left it. So no request fails or waits because of a switch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from slimmable.core.space import Widths
+from slimmable.errors import DeploymentError
+from slimmable.runtime.artifact import Artifact
+from slimmable.runtime.base import Backend, Options, Session, Signature
+
+BackendName = Literal["onnx", "openvino", "executorch", "torch"]
+Width = int | str | float | Widths
+"""A stored width: its place, its name (``"0.5"`` or 0.5), or its channels."""
+
+
+@dataclass
+class _Live:
+    """A session, the requests in it, the bytes that its tensors lie in, and whether it closes behind the last one."""
+
+    session: Session
+    buffer: np.ndarray
+    users: int = 0
+    dropped: bool = False
+
+
+class Runtime:
+    """A network that runs at the stored widths of an artifact.
+
+    Args:
+        artifact: The file, or one that was opened.
+        backend: What runs it.
+        threads: Threads of one run; 0 leaves it to the backend.
+        cache: Sessions that are kept, the active one included; each holds the weights of its width.
+        width: The one to begin with; the widest if None.
+
+    Raises:
+        ArtifactError: The file is damaged, or has no graphs for the backend.
+        MissingDependencyError: The backend is not installed.
+
+    Example::
+
+        runtime = Runtime("model.slim")
+        runtime.set("0.5")
+        scores, = runtime.run(images)       # (B, 3, 224, 224) float32 -> (B, 1000)
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact | str | Path,
+        *,
+        backend: BackendName = "onnx",
+        threads: int = 1,
+        cache: int = 2,
+        width: Width | None = None,
+    ) -> None:
+        if cache < 1:
+            raise DeploymentError(f"cache is {cache}; expected at least the one session that serves")
+        if threads < 0:
+            raise DeploymentError(f"threads is {threads}; expected a count, or 0 for the backend's own choice")
+        self.artifact = artifact if isinstance(artifact, Artifact) else Artifact(artifact)
+        self.backend: BackendName = backend
+        self._cache = cache
+        self._engine = backend_named(backend, Options(threads=threads))
+        self._signature = Signature(
+            inputs=tuple(each.name for each in self.artifact.inputs),
+            outputs=tuple(each.name for each in self.artifact.outputs),
+        )
+        self._lock = threading.Lock()
+        self._building = threading.Lock()
+        self._live: OrderedDict[int, _Live] = OrderedDict()
+        self._spare: np.ndarray | None = None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="slimmable-switch")
+        self._wanted: int | None = None
+        self._closed = False
+        self._graphs = graphs_of(backend)
+        for at in range(len(self.artifact.widths)):
+            self._engine.prepare(self.artifact.graph(self._graphs, at))
+        first = len(self.artifact.widths) - 1 if width is None else self.artifact.index(width)
+        self._active = first
+        self._build(first)
+
+    @property
+    def active(self) -> int:
+        """The place of the width that serves."""
+        return self._active
+
+    @property
+    def ready(self) -> tuple[int, ...]:
+        """Places of the widths that have a session."""
+        with self._lock:
+            return tuple(self._live)
+
+    def set(self, width: Width, *, wait: bool = True) -> None:
+        """Serve at another width.
+
+        Args:
+            width: Which one.
+            wait: Whether to return when it serves. Otherwise it is built beside the one that serves, and takes its
+                place when it is ready; of several that are asked for meanwhile the last one counts.
+
+        Raises:
+            ArtifactError: It is not stored.
+        """
+        index = self.artifact.index(width)
+        with self._lock:
+            self._refuse_closed()
+            self._wanted = index
+            if index in self._live:
+                self._activate(index)
+                return
+        if wait:
+            self._build(index, serve=True)
+        else:
+            self._worker.submit(self._switch, index)
+
+    def build(self, width: Width) -> Future[None]:
+        """Make a session ahead of its use, in the background."""
+        return self._worker.submit(self._build, self.artifact.index(width))
+
+    def run(self, *inputs: Any, at: Width | None = None) -> list[Any]:
+        """Outputs, in order, for inputs in order.
+
+        Args:
+            *inputs: Arrays whose first dimension is the batch.
+            at: Another width for this request alone; it is built first where it has no session.
+
+        Raises:
+            DeploymentError: The inputs do not fit the network.
+        """
+        index = self._active if at is None else self.artifact.index(at)
+        while True:
+            with self._used(index if at is not None else None) as live:
+                if live is not None:
+                    return live.session.run(inputs)
+            self._build(index)
+
+    def nbytes(self, width: Width) -> int:
+        """Bytes of the tensors of a width."""
+        return self.artifact.nbytes(self._graphs, self.artifact.index(width))
+
+    def close(self) -> None:
+        """Finish what is running, and give back the memory."""
+        with self._lock:
+            self._closed = True
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            dropped = [self._live.pop(index) for index in list(self._live)]
+            closing = [live for live in dropped if self._drop(live)]
+        self._finish(closing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ within
+
+    @contextmanager
+    def _used(self, index: int | None) -> Iterator[_Live | None]:
+        """The session of a width (of the active one if None), held open; None where there is none."""
+        with self._lock:
+            self._refuse_closed()
+            live = self._live.get(self._active if index is None else index)
+            if live is not None:
+                live.users += 1
+        try:
+            yield live
+        finally:
+            closing = False
+            if live is not None:
+                with self._lock:
+                    live.users -= 1
+                    closing = live.dropped and live.users == 0
+            if live is not None and closing:
+                self._finish([live])
+
+    def _switch(self, index: int) -> None:
+        if self._wanted == index and not self._closed:
+            self._build(index, serve=True)
+
+    def _activate(self, index: int) -> None:
+        self._live.move_to_end(index)
+        self._active = index
+
+    def _build(self, index: int, *, serve: bool = False) -> None:
+        """Make the session of a width where there is none, drop those used longest ago, and let it serve if wanted."""
+        with self._building:
+            with self._lock:
+                known = index in self._live
+                spare, self._spare = (self._spare, None) if not known else (None, self._spare)
+            made = None if known else self._made(index, spare)
+            with self._lock:
+                if made is not None:
+                    self._live[index] = made
+                if serve and self._wanted == index:
+                    self._activate(index)
+                over = [each for each in self._live if each not in (self._active, index)]
+                over = over[: max(len(self._live) - self._cache, 0)]
+                dropped = [self._live.pop(each) for each in over]
+                closing = [live for live in dropped if self._drop(live)]
+            self._finish(closing)
+        if made is not None and not self._closed:
+            self._worker.submit(self._tidy)
+
+    def _made(self, index: int, spare: np.ndarray | None) -> _Live:
+        size = self.artifact.nbytes(self._graphs, index)
+        buffer = spare if spare is not None and spare.nbytes >= size else np.empty(size, np.uint8)
+        arrays = self.artifact.arrays(self._graphs, index, order=self._engine.order, buffer=buffer)
+        graph = self.artifact.graph(self._graphs, index)
+        return _Live(self._engine.build(graph, arrays, self._signature), buffer)
+
+    def _tidy(self) -> None:
+        """Give back what a build left behind: pages of the file, and memory that the allocator keeps."""
+        self.artifact.release()
+        trim()
+
+    def _drop(self, live: _Live) -> bool:
+        live.dropped = True
+        return live.users == 0
+
+    def _finish(self, closing: Sequence[_Live]) -> None:
+        for live in closing:
+            live.session.close()
+            self._spare = live.buffer
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise DeploymentError("the runtime has been closed; open the artifact again")
+
+
+def graphs_of(backend: BackendName) -> str:
+    """The kind of graph that a backend runs: OpenVINO reads ONNX."""
+    return "onnx" if backend == "openvino" else backend
+
+
+def backend_named(name: BackendName, options: Options) -> Backend:
+    """A backend by its name.
+
+    Raises:
+        DeploymentError: There is none of that name.
+        MissingDependencyError: It is not installed.
+    """
+    if name not in _BACKENDS:
+        raise DeploymentError(f"there is no backend {name!r}; expected one of {', '.join(_BACKENDS)}")
+    return _BACKENDS[name](options)
+
+
+def _onnx(options: Options) -> Backend:
+    from slimmable.runtime.onnx import OnnxBackend
+
+    return OnnxBackend(options)
+
+
+def _openvino(options: Options) -> Backend:
+    from slimmable.runtime.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(options)
+
+
+def _executorch(options: Options) -> Backend:
+    from slimmable.runtime.executorch import ExecuTorchBackend
+
+    return ExecuTorchBackend(options)
+
+
+def _torch(options: Options) -> Backend:
+    from slimmable.runtime.pytorch import TorchBackend
+
+    return TorchBackend(options)
+
+
+_BACKENDS: dict[str, Callable[[Options], Backend]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "executorch": _executorch,
+    "torch": _torch,
+}
+
+
+def trim() -> None:
+    """Give the memory that a build left in the allocator back to the system, where there is a way."""
+    if sys.platform == "linux":
+        _trim_glibc()
+
+
+def _trim_glibc() -> None:
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library, which keeps less
+        return
