@@ -113,6 +113,18 @@ def _extract(parser: ArgumentParser) -> None:
     )
 
 
+def _export(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the .slim file to write")
+    parser.add_argument("--widths", required=True, metavar="LIST", help=WIDTHS)
+    parser.add_argument(
+        "--runtime", default="onnx", metavar="NAME,...", help="what is to run it: onnx, openvino, executorch, torch"
+    )
+    parser.add_argument(
+        "--tables", default="float32", choices=["float32", "float16"], help="float16 halves what one more width costs"
+    )
+
+
 def _profile(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a network by its name, as inspect takes it, or a run's folder")
     parser.add_argument("-o", "--output", metavar="FILE", help="the .json file to write; a run's is RUN/latency.json")
@@ -195,6 +207,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "calibrate": (_calibrate, "measure batch-norm statistics of a trained network at further widths"),
     "eval": (_eval, "show accuracy and costs over a list of widths"),
     "extract": (_extract, "write one sub-network as a plain model"),
+    "export": (_export, "write one file that runs at several widths, without torch"),
     "profile": (_profile, "time many widths on this device, and fit a model that tells any other's latency"),
     "search": (_search, "find the best widths of a trained network within budgets"),
     "platforms": (_platforms, "find the widths of one network for several platforms"),

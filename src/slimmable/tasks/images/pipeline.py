@@ -1,9 +1,9 @@
 """From settings to batches: what is kept in memory, what is streamed, and how each split is cut."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from slimmable.tasks.images.decode import FileImages, centre, decode
 from slimmable.tasks.images.memory import MemoryBatches, Normalisation
 from slimmable.tasks.images.settings import Augmentation, ImageDataSettings
-from slimmable.tasks.images.sources import ImageSplits, LabelledImages, load_splits
+from slimmable.tasks.images.sources import ImageSplits, LabelledImages, load_splits, moments
 from slimmable.tasks.images.stream import CentreTransform, RandomTransform, StreamBatches
 
 SplitName = Literal["train", "validation", "test"]
@@ -41,6 +41,32 @@ class ModelInputs:
             images = batch.images[:left]
             left -= len(images)
             yield (images,)
+
+
+def shorter_side(side: int) -> int:
+    """To what images are resized before their centre, of ``side`` pixels, is cut out.
+
+    >>> shorter_side(224), shorter_side(32)
+    (256, 32)
+    """
+    return round(side * 256 / 224) if side > LARGE else side
+
+
+def preprocessing(settings: ImageDataSettings, input_size: Sequence[int]) -> dict[str, Any]:
+    """How an image becomes an input in evaluation, for those who run the network without this library.
+
+    Args:
+        settings: Of the data that the network was trained on.
+        input_size: Channels, height and width.
+
+    Returns:
+        ``channels``; ``resize``, pixels of the shorter side (bilinear, antialiased); ``size``, height and width of the
+        centre that is cut out then; ``mean`` and ``std`` of each channel, between 0 and 1.
+    """
+    channels, height, width = input_size
+    mean, std = moments(settings, channels)
+    resize = shorter_side(min(height, width))
+    return {"channels": channels, "resize": resize, "size": [height, width], "mean": [*mean], "std": [*std]}
 
 
 class ImagePipeline:
@@ -142,8 +168,7 @@ class ImagePipeline:
 
     @property
     def _shorter_side(self) -> int:
-        side = self.splits.image_size
-        return round(side * 256 / 224) if side > LARGE else side
+        return shorter_side(self.splits.image_size)
 
     def _fits(self, split: SplitName) -> bool:
         images: LabelledImages = getattr(self.splits, split)

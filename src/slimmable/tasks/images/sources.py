@@ -100,7 +100,7 @@ def load_splits(settings: ImageDataSettings) -> ImageSplits:
     if validation is None:
         kept, held = hold_out(train.labels, settings.validation_fraction, seed=settings.split_seed, classes=classes)
         train, validation = train.take(kept), train.take(held)
-    mean, std = MOMENTS[settings.dataset]
+    mean, std = moments(settings, channels)
     return ImageSplits(
         train=_with_channels(_subset(train, settings.train_samples, settings.split_seed), channels),
         validation=_with_channels(validation, channels),
@@ -108,9 +108,19 @@ def load_splits(settings: ImageDataSettings) -> ImageSplits:
         classes=classes,
         image_size=settings.image_size or side,
         channels=channels,
-        mean=_per_channel(settings.mean or mean, channels, "mean"),
-        std=_per_channel(settings.std or std, channels, "std"),
+        mean=mean,
+        std=std,
     )
+
+
+def moments(settings: ImageDataSettings, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel by which images are normalised, in units of the full range.
+
+    >>> moments(ImageDataSettings(dataset="digits"), 1)
+    ((0.3053,), (0.376,))
+    """
+    mean, std = MOMENTS[settings.dataset]
+    return _per_channel(settings.mean or mean, channels, "mean"), _per_channel(settings.std or std, channels, "std")
 
 
 def _digits() -> tuple[LabelledImages, tuple[str, ...]]:

@@ -1,0 +1,22 @@
+"""``slimmable export``."""
+
+from pathlib import Path
+
+from slimmable.cli.parser import Options
+from slimmable.cli.tables import count, memory, write
+from slimmable.recipes import open_run
+from slimmable.recipes.exporting import export_run
+from slimmable.recipes.widths import read_widths
+
+
+def command(options: Options) -> int:
+    """Write the artifact of a run."""
+    opened = open_run(options.run)
+    widths = read_widths(options.widths, opened.net.space)
+    path = Path(options.output)
+    found = export_run(opened, options.run, widths, path, backends=options.runtime.split(","), tables=options.tables)
+    for each in found.widths:
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in each.accuracy.items())
+        write(f"  {each.name}: {count(each.costs['macs'].value)} MACs{', ' if figures else ''}{figures}")
+    write(f"{path}: {len(found.widths)} widths for {', '.join(found.backends)}, {memory(path.stat().st_size)}")
+    return 0

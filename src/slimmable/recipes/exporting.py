@@ -1,0 +1,76 @@
+"""A run's network on its way to devices: an artifact that tells what the run knows of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimmable.errors import DataError, WidthError
+from slimmable.export.artifact import Facts, Tables, write_artifact
+from slimmable.recipes.figures import require_calibrated
+from slimmable.recipes.folder import EVALUATION_JSON, OpenRun
+from slimmable.recipes.widths import NamedWidths
+from slimmable.runtime.artifact import Artifact
+from slimmable.runtime.engine import BackendName
+from slimmable.tasks.images.pipeline import preprocessing
+
+
+def export_run(
+    opened: OpenRun,
+    folder: str | Path,
+    widths: Sequence[NamedWidths],
+    path: str | Path,
+    *,
+    backends: Sequence[BackendName] = ("onnx",),
+    tables: Tables = "float32",
+) -> Artifact:
+    """Write the network of a run as an artifact, with its classes, its preprocessing and what its widths are worth.
+
+    Args:
+        opened: The run, from :func:`slimmable.recipes.folder.open_run`.
+        folder: Where it lies: figures are read from its ``evaluation.json``.
+        widths: Those to store.
+        path: The file.
+        backends: Runtimes to write graphs for.
+        tables: Precision of the folded vectors.
+
+    Raises:
+        CalibrationError: The network has no statistics at some of the widths.
+        WidthError: Two widths have one name.
+    """
+    net, _, recipe, facts = opened
+    require_calibrated(net, widths)
+    named = {each.label: each.widths for each in widths}
+    if len(named) < len(widths):
+        raise WidthError(f"two of the widths have one name: {', '.join(each.label for each in widths)}")
+    known = figures_of(folder)
+    accuracy = {name: known[tuple(its.channels)] for name, its in named.items() if tuple(its.channels) in known}
+    return write_artifact(
+        net,
+        path,
+        named,
+        example_inputs=facts.example_inputs(),
+        backends=backends,
+        tables=tables,
+        facts=Facts(
+            name=recipe.task.network.name,
+            accuracy=accuracy,
+            labels=facts.classes,
+            preprocessing=preprocessing(recipe.task.data, facts.input_size),
+        ),
+    )
+
+
+def figures_of(folder: str | Path) -> dict[tuple[int, ...], dict[str, float]]:
+    """Figures of merit by channels, as a run's last evaluation found them; none where there was no evaluation.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = Path(folder) / EVALUATION_JSON
+    if not path.exists():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["widths"]
+        return {tuple(row["widths"].values()): dict(row["figures"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read as the figures of a run: {error!r}") from error
