@@ -65,6 +65,7 @@ def main() -> None:
     figures = {
         "mape": found.model.error,
         "median_error": found.median_error,
+        "spread": found.model.spread,
         "excess_max": max(excess),
         "budget_error": sum(map(abs, excess)) / len(excess),
         "seconds": seconds,
@@ -78,17 +79,18 @@ def kept_budgets(
 ) -> list[dict[str, float]]:
     """Budgets between the latencies of the smallest and the largest widths, and those of the widths found for them."""
     alternatives = Alternatives.of(net.space, most=14)
-    cost = additive(found.model, alternatives)
+    model = found.model.cautious()  # as slimmable search keeps budgets
+    cost = additive(model, alternatives)
     elimination = Elimination(cost.sizes, cost.pairs)
     loss = Additive(unary=tuple(np.sqrt(these[-1] / np.array(these)) for these in alternatives.channels), pairs={})
-    least, most = found.model([net.space.smallest, net.space.largest])
+    least, most = model([net.space.smallest, net.space.largest])
     budgets = [float(least + share * (most - least)) for share in (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)]
     chosen = [alternatives.widths(fill_budget(elimination, loss, cost, budget).choices) for budget in budgets]
     anchor = next(iter(found.named.values()))
     timings = measure_latency(net, chosen, inputs, rounds=options.rounds, clock=options.clock, anchor=anchor)
     measured = {timing.widths: timing.milliseconds for timing in timings}
     return [
-        {"budget": budget, "model": float(found.model([widths])[0]), "measured": measured[widths]}
+        {"budget": budget, "model": float(model([widths])[0]), "measured": measured[widths]}
         for budget, widths in zip(budgets, chosen, strict=True)
     ]
 

@@ -25,7 +25,7 @@ ANY = {"excess_max", "unused_max", "brute_force_mismatches"}
         (
             "latency",
             ["--size", "32", "--count", "8", "--held-out", "2"],
-            ["mape", "median_error", "excess_max", "budget_error", "seconds"],
+            ["mape", "median_error", "spread", "excess_max", "budget_error", "seconds"],
         ),
         (
             "search",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from slimmable.cost.timing import Timing
 from slimmable.errors import CheckpointError, CostError, MissingDependencyError
 from slimmable.record import Json, atomic_write_json, environment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _ROWS = 8192
 _FOLDS = 5
@@ -48,6 +48,7 @@ class LatencyModel:
         space: The widths it is about.
         terms: Its parts.
         error: Mean absolute percentage error on timings that were not fitted.
+        spread: The percentage error that one in twenty of those timings exceeded.
         device: Where those timings were taken; see :func:`slimmable.cost.timing.device_record`.
         name: What it tells of widths.
         unit: In what.
@@ -71,6 +72,7 @@ class LatencyModel:
     space: WidthSpace
     terms: tuple[Term, ...]
     error: float
+    spread: float
     device: Mapping[str, Json] = field(default_factory=environment)
 
     name = "latency"
@@ -112,7 +114,7 @@ class LatencyModel:
         found = Features(features(net))
         times, values = _times(timings), found(channels)
         errors = [_cross_validated(found, values, times, penalty) for penalty in _PENALTIES]
-        best = int(np.argmin(errors))
+        best = int(np.argmin([each.mean() for each in errors]))
         weights = found.weights @ _coefficients(found, values, times, _PENALTIES[best])
         terms = tuple(
             Term(milliseconds=float(weight), extents=extents)
@@ -120,11 +122,11 @@ class LatencyModel:
             if weight > 0
         )
         record = environment() if device is None else device
-        model = LatencyModel(space=net.space, terms=terms, error=errors[best], device=record)
+        model = LatencyModel(space=net.space, terms=terms, device=record, **_stated(errors[best]))
         if not held_out:
             return model
         told = model([timing.widths for timing in held_out])
-        return LatencyModel(space=net.space, terms=terms, error=_error(told, _times(held_out)), device=record)
+        return replace(model, **_stated(_errors(told, _times(held_out))))
 
     def __call__(self, widths_list: Sequence[Widths]) -> Floats:
         """Milliseconds at each of the widths, shape ``(len(widths_list),)``.
@@ -141,6 +143,16 @@ class LatencyModel:
         rows = range(0, len(channels), _ROWS)
         parts = [evaluate(products, channels[first : first + _ROWS]) @ weights for first in rows]
         return np.concatenate([np.zeros(0), *parts])
+
+    def cautious(self) -> LatencyModel:
+        """The model with ``spread`` percent added: nineteen of twenty widths take no longer than it tells.
+
+        Searches keep their budgets by it. They look for widths that seem fast, and so for those whose latency the model
+        tells too short.
+        """
+        factor = 1 + self.spread / 100
+        terms = (replace(term, milliseconds=term.milliseconds * factor) for term in self.terms)
+        return replace(self, terms=tuple(terms))
 
     def save(self, path: str | Path) -> None:
         """Write the model as JSON, whole or not at all."""
@@ -160,6 +172,7 @@ class LatencyModel:
             "cost": self.name,
             "unit": self.unit,
             "error_percent": self.error,
+            "spread_percent": self.spread,
             "device": dict(self.device),
             "space": self.space.to_json(),
             "terms": terms,
@@ -208,7 +221,13 @@ class LatencyModel:
                 )
                 for term in value["terms"]
             )
-            return LatencyModel(space=space, terms=terms, error=float(value["error_percent"]), device=value["device"])
+            return LatencyModel(
+                space=space,
+                terms=terms,
+                error=float(value["error_percent"]),
+                spread=float(value["spread_percent"]),
+                device=value["device"],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is a damaged latency model: {error!r}") from error
 
@@ -220,19 +239,23 @@ def _times(timings: Sequence[Timing]) -> Floats:
     return times
 
 
-def _error(told: Floats, times: Floats) -> float:
-    """Mean absolute percentage error."""
-    return float(np.abs(told / times - 1).mean() * 100)
+def _errors(told: Floats, times: Floats) -> Floats:
+    """Absolute percentage errors."""
+    return np.abs(told / times - 1) * 100
 
 
-def _cross_validated(found: Features, values: Floats, times: Floats, penalty: float) -> float:
-    """Mean absolute percentage error on timings left out in turn."""
+def _stated(errors: Floats) -> dict[str, float]:
+    return {"error": float(errors.mean()), "spread": float(np.quantile(errors, 0.95))}
+
+
+def _cross_validated(found: Features, values: Floats, times: Floats, penalty: float) -> Floats:
+    """Absolute percentage errors on timings left out in turn."""
     fold = np.arange(len(times)) % _FOLDS
     told = np.zeros(len(times))
     for left_out in range(_FOLDS):
         kept = fold != left_out
         told[~kept] = values[~kept] @ _coefficients(found, values[kept], times[kept], penalty)
-    return _error(told, times)
+    return _errors(told, times)
 
 
 def _coefficients(found: Features, values: Floats, times: Floats, penalty: float) -> Floats:

@@ -43,6 +43,8 @@ def read_budget(text: str, net: SlimmableModel, *, latency: str | Path | None = 
 def read_cost(name: str, net: SlimmableModel, *, latency: str | Path | None = None) -> Cost:
     """The cost of a network called ``name``: in closed form, or its latency as measured.
 
+    A latency model tells latencies with the margin that nineteen of twenty widths keep to.
+
     Raises:
         RecipeError: There is none of that name, or no file of latencies.
         CheckpointError: The latency model is that of another network.
@@ -58,7 +60,9 @@ def read_cost(name: str, net: SlimmableModel, *, latency: str | Path | None = No
             f"a cost in latency needs the file of its model, and {found}; measure this device first: "
             "slimmable profile RUN_OR_MODEL, or name another file with --latency (method.latency in a recipe)"
         )
-    return LatencyTable.read(latency, net) if Path(latency).suffix == ".csv" else LatencyModel.load(latency, net.space)
+    if Path(latency).suffix == ".csv":
+        return LatencyTable.read(latency, net)
+    return LatencyModel.load(latency, net.space).cautious()
 
 
 def read_amount(text: str | float, unit: str) -> float:

@@ -184,3 +184,17 @@ def test_too_few_or_impossible_timings_are_refused():
         LatencyModel.fit(net, noisy(NETS["joined"]))
     with pytest.raises(WidthError):
         MODELS["digits"]([NETS["joined"].space.smallest])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_cautious_model_is_the_model_with_the_margin_it_states(name):
+    net = NETS[name]
+    timings = noisy(net, 60)
+    fitted, left_out = timings[:40], timings[40:]
+    model = LatencyModel.fit(net, fitted, held_out=left_out)
+    widths = [timing.widths for timing in left_out]
+    times = np.array([timing.milliseconds for timing in left_out])
+    errors = np.abs(model(widths) / times - 1) * 100
+    assert model.spread == pytest.approx(np.quantile(errors, 0.95))
+    assert model.error == pytest.approx(errors.mean())
+    np.testing.assert_allclose(model.cautious()(widths), model(widths) * (1 + model.spread / 100))
