@@ -11,34 +11,50 @@ import torch
 from torch import Tensor, fx, nn
 
 from slimmable.core.elastic import SCALE, attached, make_plain
+from slimmable.core.program import Program
 from slimmable.core.slots import SizeSlot, StatisticSlot, TensorSlot, memory_format
 from slimmable.core.state import State
 from slimmable.core.trace import Call, Trace
 from slimmable.core.twins import copied
 from slimmable.errors import ExtractionError
 
-Fold = tuple[str, str]
-"""Paths of a convolution or linear layer and of the batch norm that alone reads its output."""
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """A convolution or linear layer and the batch norm that alone reads its output.
+
+    Attributes:
+        layer: Its path.
+        norm: That of the batch norm.
+        dim: The dimension of the layer's weight that is its output.
+        eps: What the batch norm adds to variances.
+    """
+
+    layer: str
+    norm: str
+    dim: int
+    eps: float
 
 
 def foldable(trace: Trace, model: nn.Module) -> list[Fold]:
     """Layers whose output only a plain batch norm reads, each called once."""
     called = Counter((call.module, _family(call)) for call in trace.calls)
+    calls = {call.node: call for call in trace.calls}
     found: list[Fold] = []
     for call in trace.calls:
         source = call.values.get("input")
         if not call.name.startswith("aten.batch_norm") or not isinstance(source, fx.Node) or len(source.users) != 1:
             continue
-        before = next((other for other in trace.calls if other.node is source), None)
+        before = calls.get(source)
         if before is None or called[call.module, _family(call)] > 1 or called[before.module, _family(before)] > 1:
             continue
-        layer, norm = model.get_submodule(before.module), model.get_submodule(call.module)
         weight = before.values.get("weight")
         own = isinstance(weight, fx.Node) and trace.parameters.get(weight) == f"{before.module}.weight"
         if isinstance(weight, fx.Node) and len(weight.users) > 1:  # one layer under two names
             continue
-        if own and type(norm) in _NORMS and _takes(layer, before):
-            found.append((before.module, call.module))
+        if own and _takes(before) and _simple(model, trace, before, call):
+            dim = 1 if "transpose" in before.name else 0
+            found.append(Fold(layer=before.module, norm=call.module, dim=dim, eps=call.values["eps"]))
     return found
 
 
@@ -47,15 +63,31 @@ def _family(call: Call) -> str:
 
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
-def _takes(layer: nn.Module, call: Call) -> bool:
+def _takes(call: Call) -> bool:
     """Whether a layer can take over the gain and shift of the batch norm behind it."""
-    if isinstance(layer, nn.Linear):
+    family = _family(call)
+    if family == "linear":
         return len(call.outputs[0]) == 2
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return layer.groups == 1
-    return isinstance(layer, nn.modules.conv._ConvNd)
+    if family.startswith("conv_transpose"):
+        return call.values.get("groups", 1) == 1
+    return family in ("conv1d", "conv2d", "conv3d")
+
+
+def _simple(model: nn.Module, trace: Trace, before: Call, call: Call) -> bool:
+    """Whether both are no more than the operators they call, with tensors under the usual names."""
+    if isinstance(model, Program):
+        named = [(before, ("weight", "bias")), (call, ("weight", "bias", "running_mean", "running_var"))]
+        tensors = ((each, name, each.values.get(name)) for each, names in named for name in names)
+        own = (
+            value is None or (isinstance(value, fx.Node) and trace.parameters.get(value) == f"{each.module}.{name}")
+            for each, name, value in tensors
+        )
+        return all(own) and model.can_fold(call.module)
+    layer, norm = model.get_submodule(before.module), model.get_submodule(call.module)
+    return type(norm) in _NORMS and isinstance(layer, _LAYERS)
 
 
 @dataclass(frozen=True)
@@ -102,18 +134,20 @@ def extracted(
                 f"the network cannot be copied: {error}; extract needs copy.deepcopy to work on it"
             ) from error
         factors = {path: _settle(module, state) for path, module in list(plain.named_modules())}
-        norms = dict(folds or ())
+        by_layer = {fold.layer: fold for fold in folds or ()}
         for path, factor in factors.items():
             layer = plain.get_submodule(path)
-            if path in norms:
-                gain = _gain(layer, plain.get_submodule(norms[path]), factor)
-                gains[path] = _rounded(gain, layer, rounding)
+            if path in by_layer:
+                fold = by_layer[path]
+                gains[path] = _rounded(_gain(layer, plain.get_submodule(fold.norm), fold, factor), layer, rounding)
             elif factor != 1:
                 gains[path] = _constant(layer, factor)
         for path, gain in gains.items():
             _multiply(plain.get_submodule(path), gain)
-        for norm in norms.values():
-            parent, _, name = norm.rpartition(".")
+        for fold in by_layer.values():
+            if isinstance(plain, Program):
+                plain.fold(fold.layer, fold.norm)
+            parent, _, name = fold.norm.rpartition(".")
             setattr(plain.get_submodule(parent), name, nn.Identity())
         if folds is not None:
             plain.eval()
@@ -157,24 +191,24 @@ def _settle(module: nn.Module, state: State) -> float:
     return factor
 
 
-def _gain(layer: nn.Module, norm: nn.Module, factor: float) -> Gain:
+def _gain(layer: nn.Module, norm: nn.Module, fold: Fold, factor: float) -> Gain:
     r"""A batch norm, and a factor before it, as a gain of the layer; in double precision.
 
     For :math:`y = \gamma (f (W x + b) - \mu) / \sqrt{v + \epsilon} + \beta` the gain is
     :math:`s = f \gamma / \sqrt{v + \epsilon}` and the bias :math:`\beta + (f b - \mu) s / f`.
     """
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    bias = layer._parameters.get("bias")
-    shift = -norm.running_mean.double() if bias is None else factor * bias.detach().double() - norm.running_mean
-    shift = shift * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
-    return Gain(scale * factor, shift, _output_dim(layer))
+    mean, variance = (norm._buffers[name] for name in ("running_mean", "running_var"))
+    assert mean is not None
+    assert variance is not None
+    weight, shift, bias = norm._parameters.get("weight"), norm._parameters.get("bias"), layer._parameters.get("bias")
+    scale = (variance.double() + fold.eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.detach().double()
+    offset = -mean.double() if bias is None else factor * bias.detach().double() - mean
+    offset = offset * scale
+    if shift is not None:
+        offset = offset + shift.detach().double()
+    return Gain(scale * factor, offset, fold.dim)
 
 
 def _constant(layer: nn.Module, factor: float) -> Gain:

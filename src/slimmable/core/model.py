@@ -16,10 +16,9 @@ from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors
 from slimmable.core.parts import Dissected, dissected
 from slimmable.core.portable import Origin, Portable
-from slimmable.core.program import Program
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.state import BatchNorm, State
-from slimmable.errors import CheckpointError, ExtractionError
+from slimmable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from slimmable.core.analysis import Analysis
@@ -191,13 +190,8 @@ class SlimmableModel(nn.Module):
         Raises:
             WidthError: ``widths`` do not belong to the space.
             CalibrationError: Batch norm has no current statistics for them.
-            ExtractionError: The network cannot be copied, or was read without its code and ``fold_batch_norm`` is set.
+            ExtractionError: The network cannot be copied.
         """
-        if fold_batch_norm and self.has_batch_norm and isinstance(self.model, Program):
-            raise ExtractionError(
-                "batch norm cannot be folded in a network that was read from its file alone; convert the network from "
-                "its code, load the file into that (slimmable.load(net, path)) and extract from there"
-            )
         with self.at(widths):
             return extract(self.model, self._state, self._folds if fold_batch_norm else None)
 

@@ -56,7 +56,7 @@ def dissected(
     finally:
         state.set(before)
     scaled = {path: gain.dim for its in gains for path, gain in its.items()}
-    found = list(_parts(model, state, scaled, dict(folds)))
+    found = list(_parts(model, state, scaled, {fold.layer: fold.norm for fold in folds}))
     return Dissected(
         parts=tuple(part for part, _ in found),
         sources={part.source: full.detach() for part, full in found if part.source and full is not None},

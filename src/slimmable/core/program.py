@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -47,11 +47,12 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One operator: its arguments, where its output goes, and which values nobody reads after it."""
+    """One operator: its arguments, whose outputs it reads, where its own goes, and which nobody reads after it."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    reads: tuple[int, ...]
     output: int
     done: tuple[int, ...]
     scale: tuple[str, int] | None = None
@@ -140,6 +141,25 @@ class Program(Part):
         for step in code.steps:
             self._run(step, frame)
         return _left(code.returned, values)
+
+    def can_fold(self, norm: str) -> bool:
+        """Whether the layer before a batch norm may take it over."""
+        return self._before(norm)[0].scale is None
+
+    def fold(self, layer: str, norm: str) -> None:
+        """Leave a batch norm out; the layer before it, which has taken it over, has a bias now."""
+        before, step = self._before(norm)
+        bias = Read(lambda frame: frame.program._parts[layer].bias)
+        joined = replace(before, arguments=(*before.arguments[:2], bias, *before.arguments[3:]), output=step.output)
+        steps = [joined if each is before else each for each in self._evaluation.steps if each is not step]
+        self._evaluation = replace(self._evaluation, steps=tuple(steps))
+        self._no_training = "its batch norm was folded into the layers before"
+
+    def _before(self, norm: str) -> tuple[Step, Step]:
+        """The step whose output a batch norm reads, and that of the batch norm."""
+        steps = self._evaluation.steps
+        step = next(each for each in steps if each.norm is not None and each.norm[0] == norm)
+        return next(each for each in steps if each.output in step.reads), step
 
     def _run(self, step: Step, frame: Frame) -> None:
         arguments = [_filled(each, frame) for each in step.arguments]
@@ -291,6 +311,7 @@ def compiled(
                 function=_SAME.get(call.name, call.node.target),  # pyright: ignore[reportArgumentType]
                 arguments=leading,
                 options=options,
+                reads=tuple(place[source] for source in call.node.all_input_nodes if source in place),
                 output=place[call.node],
                 done=tuple(place[source] for source in call.node.all_input_nodes if last.get(source) is call.node),
                 scale=None if scale is None else (sizes.name(scale[0]), scale[1]),

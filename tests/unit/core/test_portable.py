@@ -19,7 +19,7 @@ from slimmable import SlimmableModel
 from slimmable.core.graphs import resolved
 from slimmable.core.portable import packed, unpacked
 from slimmable.core.program import Program
-from slimmable.errors import CheckpointError, DataError, ExtractionError
+from slimmable.errors import CheckpointError, DataError
 from tests.unit.core.oracle import assert_same, images, shaken
 from tests.unit.core.test_rules_attention import Embedded, Packed
 
@@ -288,11 +288,19 @@ def test_a_number_computed_from_a_width_is_no_part_of_a_graph_and_the_file_says_
     assert_same(fresh(torch.ones(1, 3)), net(torch.ones(1, 3)))
 
 
-def test_batch_norm_is_not_folded_silently_into_nothing(tmp_path):
-    _, path, _ = saved("residual", tmp_path)
-    net = slimmable.load(path)
-    with pytest.raises(ExtractionError, match="cannot be folded"):
-        net.extract(net.space.smallest, fold_batch_norm=True)
+@pytest.mark.parametrize("name", CASES)
+def test_batch_norm_folds_as_in_the_network_of_the_code(tmp_path, name):
+    first, path, inputs = saved(name, tmp_path)
+    net = slimmable.load(path).eval()
+    for widths in widths_of(net):
+        folded = net.extract(widths, fold_batch_norm=True)
+        with net.at(widths), torch.no_grad():
+            torch.testing.assert_close(folded(*inputs), net(*inputs), rtol=1e-4, atol=1e-4)
+        if name != "wider":  # a program multiplies outputs of averaged layers itself
+            expected = dict(first.extract(widths, fold_batch_norm=True).named_parameters())
+            found = dict(folded.named_parameters())
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[each], parameter) for each, parameter in expected.items())
 
 
 # ------------------------------------------------------------------------------------------- files that do not fit
