@@ -125,6 +125,17 @@ def _export(parser: ArgumentParser) -> None:
     )
 
 
+def _bench(parser: ArgumentParser) -> None:
+    parser.add_argument("artifact", metavar="FILE", help="the .slim file")
+    parser.add_argument("--runtime", metavar="NAME,...", help="what runs it; all that it was written for if not given")
+    parser.add_argument("--batch", default="1", metavar="N,...", help="examples in a run")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a run")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="times each is timed")
+    parser.add_argument("--memory", action="store_true", help="measure memory too, each width in its own process")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="draw latency over cost there, as SVG")
+
+
 def _profile(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a network by its name, as inspect takes it, or a run's folder")
     parser.add_argument("-o", "--output", metavar="FILE", help="the .json file to write; a run's is RUN/latency.json")
@@ -208,6 +219,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "eval": (_eval, "show accuracy and costs over a list of widths"),
     "extract": (_extract, "write one sub-network as a plain model"),
     "export": (_export, "write one file that runs at several widths, without torch"),
+    "bench": (_bench, "time every width of an exported file on this machine"),
     "profile": (_profile, "time many widths on this device, and fit a model that tells any other's latency"),
     "search": (_search, "find the best widths of a trained network within budgets"),
     "platforms": (_platforms, "find the widths of one network for several platforms"),

@@ -253,6 +253,22 @@ def graphs_of(backend: BackendName) -> str:
     return "onnx" if backend == "openvino" else backend
 
 
+def backends_from(text: str) -> tuple[BackendName, ...]:
+    """Names of backends, separated by commas.
+
+    Raises:
+        DeploymentError: There is none of that name.
+
+    >>> backends_from("onnx,torch")
+    ('onnx', 'torch')
+    """
+    found = tuple(name.strip() for name in text.split(","))
+    for name in found:
+        if name not in _BACKENDS:
+            raise DeploymentError(f"there is no backend {name!r}; expected some of {', '.join(_BACKENDS)}")
+    return found  # pyright: ignore[reportReturnType]  checked above
+
+
 def backend_named(name: BackendName, options: Options) -> Backend:
     """A backend by its name.
 

@@ -7,6 +7,7 @@ from slimmable.cli.tables import count, memory, write
 from slimmable.recipes import open_run
 from slimmable.recipes.exporting import export_run
 from slimmable.recipes.widths import read_widths
+from slimmable.runtime.engine import backends_from
 
 
 def command(options: Options) -> int:
@@ -14,7 +15,9 @@ def command(options: Options) -> int:
     opened = open_run(options.run)
     widths = read_widths(options.widths, opened.net.space)
     path = Path(options.output)
-    found = export_run(opened, options.run, widths, path, backends=options.runtime.split(","), tables=options.tables)
+    found = export_run(
+        opened, options.run, widths, path, backends=backends_from(options.runtime), tables=options.tables
+    )
     for each in found.widths:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in each.accuracy.items())
         write(f"  {each.name}: {count(each.costs['macs'].value)} MACs{', ' if figures else ''}{figures}")
