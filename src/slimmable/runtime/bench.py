@@ -75,14 +75,16 @@ def bench(
         raise DeploymentError(f"expected at least 2 rounds and batches of 1 or more, got {rounds} and {list(batches)}")
     names = backends_from(",".join(artifact.backends)) if backends is None else backends
     count = len(artifact.widths)
-    runtimes = {name: Runtime(artifact, backend=name, threads=threads, cache=count) for name in dict.fromkeys(names)}
+    runtimes: dict[BackendName, Runtime] = {
+        name: Runtime(artifact, backend=name, threads=threads, cache=count) for name in dict.fromkeys(names)
+    }
     try:
         inputs = {batch: example(artifact, batch) for batch in dict.fromkeys(batches)}
         cells = [(name, at, batch) for name in runtimes for at in range(count) for batch in inputs]
         for name, at, batch in cells:  # builds and warms up
             runtimes[name].set(at)
             runtimes[name].run(*inputs[batch], at=at)
-        times: dict[tuple[str, int, int], list[float]] = {cell: [] for cell in cells}
+        times: dict[tuple[BackendName, int, int], list[float]] = {cell: [] for cell in cells}
         order = random.Random(0)
         for done in range(rounds):
             order.shuffle(cells)
