@@ -80,7 +80,9 @@ def bench(
     }
     try:
         inputs = {batch: example(artifact, batch) for batch in dict.fromkeys(batches)}
-        cells = [(name, at, batch) for name in runtimes for at in range(count) for batch in inputs]
+        cells: list[tuple[BackendName, int, int]] = [
+            (name, at, batch) for name in runtimes for at in range(count) for batch in inputs
+        ]
         for name, at, batch in cells:  # builds and warms up
             runtimes[name].set(at)
             runtimes[name].run(*inputs[batch], at=at)
