@@ -1,5 +1,5 @@
 import math
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -10,7 +10,7 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(text: str) -> list[list[tuple[float, float]]]:
-    lines = ElementTree.fromstring(text).iter(f"{SPACE}polyline")
+    lines = ET.fromstring(text).iter(f"{SPACE}polyline")
     return [[tuple(map(float, point.split(","))) for point in line.attrib["points"].split()] for line in lines]
 
 
@@ -30,7 +30,7 @@ def test_steps_keep_their_value_until_the_next_point():
 
 def test_names_are_written_as_text_and_levels_are_marked():
     text = line_chart({"<a> & b": [(0, 1), (1, 2)]}, title="t", x="x", y="y", levels={"target": 1.5})
-    found = [each.text for each in ElementTree.fromstring(text).iter(f"{SPACE}text")]
+    found = [each.text for each in ET.fromstring(text).iter(f"{SPACE}text")]
     assert "<a> & b" in found
     assert "target" in found
 
