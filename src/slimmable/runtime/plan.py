@@ -1,0 +1,137 @@
+"""Which stored widths may serve on this device, and how fast they are: known before the first request."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slimmable.errors import DeploymentError
+from slimmable.runtime.forecast import Speed
+from slimmable.runtime.profile import Profile, profile_of
+from slimmable.runtime.switchable import Switchable, by_cost
+
+_MEGABYTE = 1e6
+_BATCH_SHARE = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a model has to keep to.
+
+    Attributes:
+        latency_ms: Target for the latency of a request, in milliseconds; None for none.
+        percentile: The percentile of the latencies that is to be below it.
+        memory_mb: Megabytes that the session of a width may take; None for any.
+        strict: Whether a budget that no width meets is an error, or the cheapest serves and the log says so.
+
+    Raises:
+        DeploymentError: A number out of its range.
+    """
+
+    latency_ms: float | None = None
+    percentile: float = 95
+    memory_mb: float | None = None
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in (("latency_ms", self.latency_ms), ("memory_mb", self.memory_mb)):
+            if value is not None and not 0 < value < math.inf:
+                raise DeploymentError(f"{name} is {value}; expected a positive number")
+        if not 0 < self.percentile < 100:
+            raise DeploymentError(f"percentile is {self.percentile}; expected a number between 0 and 100")
+
+    @property
+    def seconds(self) -> float:
+        """The target for the latency; infinite if there is none."""
+        return math.inf if self.latency_ms is None else self.latency_ms / 1e3
+
+    def miss(self, message: str) -> None:
+        """Say that no width meets the budget.
+
+        Raises:
+            DeploymentError: The budget is strict.
+        """
+        if self.strict:
+            raise DeploymentError(f"{message}; raise the budget, store narrower widths, or accept it with strict=False")
+        _log.warning("%s; the cheapest width serves", message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The widths that may serve.
+
+    Attributes:
+        names: Names of all stored widths, by place.
+        order: Places of those that may serve, cheapest first.
+        profile: Their times on this device.
+        speeds: How fast each is, for forecasts.
+        batches: How many waiting examples to run together at each.
+        nbytes: Memory of a session of each.
+        budget: What was asked for.
+    """
+
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+    profile: Profile
+    speeds: Mapping[int, Speed]
+    batches: Mapping[int, int]
+    nbytes: Mapping[int, int]
+    budget: Budget
+
+
+def plan(
+    runtime: Switchable,
+    budget: Budget,
+    *,
+    threads: int,
+    batches: Sequence[int],
+    cache: bool | str | Path,
+    clock: Callable[[], float],
+) -> Plan:
+    """Widths within the memory, timed on this device.
+
+    Batches are bounded to half of the target for the latency: who comes while one runs has to wait for it.
+
+    Raises:
+        DeploymentError: No width fits, or the fastest is slower than the target, and the budget is strict.
+    """
+    stored = runtime.artifact.widths
+    nbytes = {place: runtime.nbytes(place) for place in range(len(stored))}
+    allowed = _within(budget, nbytes)
+    profile = profile_of(runtime, allowed, threads=threads, batches=batches, cache=cache, clock=clock)
+    order = by_cost(stored) or sorted(allowed, key=profile.milliseconds)
+    order = tuple(place for place in order if place in allowed)
+    most, limit = max(batches, default=1), _BATCH_SHARE * budget.seconds
+    speeds = {place: profile.speed(place, budget.percentile, most=most, limit=limit) for place in order}
+    fastest = min(order, key=lambda place: speeds[place].tail)
+    if speeds[fastest].tail > budget.seconds:
+        budget.miss(
+            f"p{budget.percentile:g} below {budget.latency_ms:g} ms was asked for; the least on this device is "
+            f"{1e3 * speeds[fastest].tail:.3g} ms, at width {stored[fastest].name}"
+        )
+    return Plan(
+        names=tuple(each.name for each in stored),
+        order=order,
+        profile=profile,
+        speeds=speeds,
+        batches={place: profile.batch(place, most, limit) for place in order},
+        nbytes=nbytes,
+        budget=budget,
+    )
+
+
+def _within(budget: Budget, nbytes: Mapping[int, int]) -> list[int]:
+    """Places of the widths that the memory allows."""
+    if budget.memory_mb is None:
+        return list(nbytes)
+    allowed = [place for place, size in nbytes.items() if size <= budget.memory_mb * _MEGABYTE]
+    if not allowed:
+        least = min(nbytes, key=nbytes.__getitem__)
+        budget.miss(f"memory of {budget.memory_mb:g} MB was asked for; the least is {nbytes[least] / _MEGABYTE:.3g} MB")
+        return [least]
+    return allowed

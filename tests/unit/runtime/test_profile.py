@@ -1,0 +1,140 @@
+"""Times of stored widths: taken once, kept, and never believed when they are another device's or damaged."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from slimmable.runtime.profile import Profile, cached_path, examples, key_of, measure, profile_of
+from tests.unit.runtime.fakes import NAMES, SECONDS, FakeRuntime, RealClock, VirtualClock
+
+
+def profiled(runtime, **options):
+    return profile_of(runtime, range(4), threads=1, **{"cache": False, "clock": runtime.clock, **options})
+
+
+def test_times_are_those_of_the_device():
+    runtime = FakeRuntime(gain=0.5)
+
+    found = profiled(runtime, batches=(8,))
+
+    for place, seconds in enumerate(SECONDS):
+        assert found.milliseconds(place) == pytest.approx(1e3 * seconds)
+        assert found.milliseconds(place, 99, batch=8) == pytest.approx(1e3 * seconds * 4.5)
+        assert found.expected(place, 8) == pytest.approx(seconds * 4.5)
+        assert found.expected(place, 4) == pytest.approx(seconds * 2.5)
+    assert found.names == NAMES
+
+
+def test_widths_take_turns_unless_too_few_are_kept_ready():
+    def order(keep):
+        runtime = FakeRuntime(keep=keep)
+        measure(runtime, range(4), rounds=6, clock=runtime.clock)
+        return [place for place, _ in runtime.runs]
+
+    def changes(places):
+        return sum(a != b for a, b in pairwise(places))
+
+    assert changes(order(4)[-24:]) > 15
+    assert changes(order(2)[4:]) == 3
+
+
+def test_it_takes_about_the_time_it_is_given():
+    runtime = FakeRuntime(seconds=(0.1, 0.2, 0.3, 0.4))
+
+    found = measure(runtime, range(4), seconds=3.0, clock=runtime.clock)
+    assert len(found.times[0][1]) == 5
+    assert runtime.clock() < 10
+
+    found = measure(FakeRuntime(runtime.clock), range(4), seconds=3.0, clock=runtime.clock)
+    assert len(found.times[0][1]) == 30
+
+
+def test_batches_are_as_large_as_pays_and_the_limit_allows():
+    pays = profiled(FakeRuntime(gain=0.5), batches=(8,))
+    idle = profiled(FakeRuntime(gain=0.0), batches=(8,))
+
+    assert pays.batch(3, 8) == 8
+    assert pays.batch(3, 8, limit=SECONDS[3] * 2.6) == 4
+    assert pays.batch(3, 1) == 1
+    assert idle.batch(3, 8) == 1
+    speed = pays.speed(3, 95, most=8)
+    assert (speed.drain, speed.together) == pytest.approx((SECONDS[3] * 4.5 / 8, SECONDS[3] * 4.5))
+
+
+def test_a_profile_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, second, other = FakeRuntime(), FakeRuntime(), FakeRuntime(digest="another file")
+
+    measured, read = profiled(first, cache=True), profiled(second, cache=True)
+
+    assert read == measured
+    assert first.runs
+    assert not second.runs
+    [file] = tmp_path.rglob("*.json")
+    assert file == cached_path(key_of(first, threads=1, batches=(1,)))
+    profiled(other, cache=True)
+    assert other.runs
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("changed", [{"threads": 2}, {"batches": (1, 8)}])
+def test_what_the_times_depend_on_is_in_the_key(changed):
+    runtime = FakeRuntime()
+
+    plain = {"threads": 1, "batches": (1,)}
+    assert key_of(runtime, **{**plain, **changed}) != key_of(runtime, **plain)
+
+
+def damages(text):
+    found = json.loads(text)
+    yield ""
+    yield text[: len(text) // 2]
+    yield "[]"
+    yield "\x00"
+    yield "[" * 100_000
+    for times in ([], ["fast"], [0.0], [-1.0], [float("nan")], None, {}):
+        yield json.dumps({**found, "milliseconds": {**found["milliseconds"], "0.5": {"1": times}}})
+    yield json.dumps({**found, "milliseconds": {"0.25": found["milliseconds"]["0.25"]}})
+    yield json.dumps({**found, "key": {**found["key"], "device": "another"}})
+
+
+def test_a_damaged_profile_is_taken_anew(tmp_path):
+    path = tmp_path / "profile.json"
+    sound = profiled(FakeRuntime(), cache=path)
+    text = path.read_text()
+
+    for damaged in damages(text):
+        path.write_text(damaged)
+        runtime = FakeRuntime()
+        assert profiled(runtime, cache=path) == sound
+        assert runtime.runs
+        assert path.read_text() == text
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+
+    profiled(FakeRuntime(), cache=tmp_path / "file" / "profile.json")
+
+    assert "cannot be kept" in caplog.text
+
+
+def test_made_up_inputs_fit_the_network():
+    class Two:
+        name, shape, dtype = "x", (None, 3, None), "int64"
+
+    [whole] = examples([Two()], 4)
+
+    assert (whole.shape, whole.dtype) == ((4, 3, 1), np.int64)
+
+
+def test_real_time_is_the_default():
+    runtime = FakeRuntime(RealClock(), seconds=(0.001, 0.002, 0.003, 0.004))
+
+    found = measure(runtime, [0, 3], rounds=5)
+
+    assert 1 <= found.milliseconds(0) <= found.milliseconds(3)
+    assert isinstance(found, Profile)
+    assert VirtualClock()() == 0
