@@ -25,7 +25,7 @@ from slimmable.runtime.artifact import Artifact, deflated
 from slimmable.runtime.base import Signature
 from slimmable.runtime.engine import BackendName, graphs_of
 from slimmable.runtime.manifest import FORMAT, Cost, Graphs, Latency, Manifest, Part, StoredWidths
-from slimmable.runtime.parts import entries, table_size, tensors_at
+from slimmable.runtime.parts import cut, entries, table_size
 
 Exporter = Callable[[nn.Module, tuple[Any, ...], Signature], Graph]
 Tables = Literal["float32", "float16"]
@@ -206,7 +206,7 @@ def _verify(
 ) -> None:
     """Pass if every part comes out of the file as the extracted network has it."""
     own = _tensors(taken.networks[at])
-    made = tensors_at(
+    made = cut(
         parts,
         wanted=[part.name for part in parts],
         sources={name[7:]: each for name, each in tensors.items() if name.startswith("weight/")},
@@ -214,7 +214,7 @@ def _verify(
         channels=widths.channels,
         maximum=largest.channels,
     )
-    for name, each in made.items():
+    for name, each in made.fill(np.empty(made.nbytes, np.uint8), "contiguous").items():
         expected = own[name].cpu().numpy()
         if not np.isfinite(each).all():
             raise ExtractionError(

@@ -23,7 +23,7 @@ from slimmable.core.space import Widths
 from slimmable.errors import ArtifactError
 from slimmable.runtime.base import Order
 from slimmable.runtime.manifest import FORMAT, Manifest, Part, StoredWidths, Tensor
-from slimmable.runtime.parts import nbytes, part_shape, table_size, tensors_at
+from slimmable.runtime.parts import Cut, cut, part_shape, table_size
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I32": np.int32, "I64": np.int64}
 _DTYPES |= {"U8": np.uint8, "BOOL": np.bool_}
@@ -49,6 +49,7 @@ class Artifact:
         self.path = Path(path)
         metadata, self._tensors, self._mapping = _mapped(self.path)
         self._first: dict[str, bytes] = {}
+        self._cuts: dict[tuple[str, int], Cut] = {}
         text = metadata.get("manifest", "")
         if metadata.get("format") != FORMAT:
             raise ArtifactError(
@@ -127,38 +128,23 @@ class Artifact:
             self._first[backend] = self.graph(backend, 0)
         return inflated(packed, self._first[backend])  # graphs of a backend differ little
 
-    def arrays(
-        self, backend: str, index: int, *, order: Order = "contiguous", buffer: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def arrays(self, backend: str, index: int, *, order: Order = "contiguous") -> dict[str, np.ndarray]:
         """Tensors that the graph of a width takes, by name.
 
         Args:
             backend: Whose graph.
             index: Which width.
             order: How tensors of four dimensions lie in memory.
-            buffer: Bytes to write into, at least :meth:`nbytes` of them; new ones if None.
         """
-        graphs = self._graphs_of(backend)
-        widths = self.widths[index].widths
-        found = tensors_at(
-            self.manifest.parts,
-            wanted=graphs.parts[index],
-            sources=self._sources,
-            table=self._tensors[f"table/{index}"],
-            channels=widths.channels,
-            maximum=self._maximum,
-            order=order,
-            buffer=buffer,
-        )
-        for name in graphs.extra[index]:
+        made = self._cut(backend, index)
+        found = made.fill(np.empty(made.nbytes, np.uint8), order)
+        for name in self._graphs_of(backend).extra[index]:
             found[name] = np.array(self._tensors[f"extra/{backend}/{index}/{name}"])
         return found
 
     def nbytes(self, backend: str, index: int) -> int:
         """Bytes of the tensors that the graph of a width takes."""
-        wanted = set(self._graphs_of(backend).parts[index])
-        parts = [part for part in self.manifest.parts if part.name in wanted]
-        return nbytes(parts, self.widths[index].widths.channels, {name: x.dtype for name, x in self._sources.items()})
+        return self._cut(backend, index).nbytes
 
     def release(self) -> None:
         """Let the system take back the memory of what was read; it is read again from the file when needed."""
@@ -172,6 +158,20 @@ class Artifact:
                 f"write it with --runtime {backend} among others"
             )
         return self.manifest.graphs[backend]
+
+    def _cut(self, backend: str, index: int) -> Cut:
+        graphs = self._graphs_of(backend)
+        known = self._cuts.get((backend, index))
+        if known is None:
+            known = self._cuts[backend, index] = cut(
+                self.manifest.parts,
+                wanted=graphs.parts[index],
+                sources=self._sources,
+                table=self._tensors[f"table/{index}"],
+                channels=self.widths[index].widths.channels,
+                maximum=self._maximum,
+            )
+        return known
 
     @cached_property
     def _sources(self) -> dict[str, np.ndarray]:

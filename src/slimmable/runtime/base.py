@@ -64,8 +64,5 @@ class Backend(Protocol):
         ...
 
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
-        """A session from a weight-less graph and finished tensors by part name.
-
-        The arrays may lie in buffers that are filled anew once the session is closed, not before.
-        """
+        """A session from a weight-less graph and finished tensors by part name, which are the session's own."""
         ...

@@ -18,8 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from slimmable.core.space import Widths
 from slimmable.errors import DeploymentError
 from slimmable.runtime.artifact import Artifact
@@ -32,10 +30,9 @@ Width = int | str | float | Widths
 
 @dataclass
 class _Live:
-    """A session, the requests in it, the bytes that its tensors lie in, and whether it closes behind the last one."""
+    """A session, the requests in it, and whether it closes behind the last one."""
 
     session: Session
-    buffer: np.ndarray
     users: int = 0
     dropped: bool = False
 
@@ -85,7 +82,6 @@ class Runtime:
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._live: OrderedDict[int, _Live] = OrderedDict()
-        self._spare: np.ndarray | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="slimmable-switch")
         self._wanted: int | None = None
         self._closed = False
@@ -207,8 +203,7 @@ class Runtime:
         with self._building:
             with self._lock:
                 known = index in self._live
-                spare, self._spare = (self._spare, None) if not known else (None, self._spare)
-            made = None if known else self._made(index, spare)
+            made = None if known else self._made(index)
             with self._lock:
                 if made is not None:
                     self._live[index] = made
@@ -222,12 +217,10 @@ class Runtime:
         if made is not None and not self._closed:
             self._worker.submit(self._tidy)
 
-    def _made(self, index: int, spare: np.ndarray | None) -> _Live:
-        size = self.artifact.nbytes(self._graphs, index)
-        buffer = spare if spare is not None and spare.nbytes >= size else np.empty(size, np.uint8)
-        arrays = self.artifact.arrays(self._graphs, index, order=self._engine.order, buffer=buffer)
+    def _made(self, index: int) -> _Live:
+        arrays = self.artifact.arrays(self._graphs, index, order=self._engine.order)
         graph = self.artifact.graph(self._graphs, index)
-        return _Live(self._engine.build(graph, arrays, self._signature), buffer)
+        return _Live(self._engine.build(graph, arrays, self._signature))
 
     def _tidy(self) -> None:
         """Give back what a build left behind: pages of the file, and memory that the allocator keeps."""
@@ -241,7 +234,6 @@ class Runtime:
     def _finish(self, closing: Sequence[_Live]) -> None:
         for live in closing:
             live.session.close()
-            self._spare = live.buffer
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -56,12 +57,63 @@ def table_size(parts: Iterable[Part], channels: Sequence[int]) -> int:
     return sum(math.prod(shape) for _, shape, _ in entries(parts, channels))
 
 
-def nbytes(parts: Iterable[Part], channels: Sequence[int], dtypes: Mapping[str, np.dtype]) -> int:
-    """Bytes of the buffer that :func:`tensors_at` fills."""
-    return sum(_aligned(math.prod(part_shape(part, channels)) * _dtype(part, dtypes).itemsize) for part in parts)
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A block of a tensor: where it goes, what it is cut from, and what that is multiplied with."""
+
+    target: tuple[slice, ...]
+    view: np.ndarray
+    scale: np.ndarray | None
 
 
-def tensors_at(
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One tensor of a width, ready to be filled: its place in a buffer, its shape, its blocks."""
+
+    name: str
+    start: int
+    end: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """All tensors of one width, worked out once: what is left to do at a switch is to copy and to multiply.
+
+    Attributes:
+        steps: The tensors.
+        nbytes: Bytes of the buffer that they fill.
+    """
+
+    steps: tuple[Step, ...]
+    nbytes: int
+
+    def fill(self, buffer: np.ndarray, order: Order) -> dict[str, np.ndarray]:
+        """The tensors by name, written into a buffer.
+
+        Args:
+            buffer: At least ``nbytes`` bytes.
+            order: How tensors of four dimensions lie in it.
+
+        Cost:
+            One pass over the tensors.
+        """
+        found: dict[str, np.ndarray] = {}
+        for step in self.steps:
+            flat = buffer[step.start : step.end].view(step.dtype)
+            out = _laid_out(flat, step.shape, order)
+            for piece in step.pieces:
+                if piece.scale is None:
+                    np.copyto(out[piece.target], piece.view)
+                else:
+                    np.multiply(piece.view, piece.scale, out=out[piece.target])
+            found[step.name] = out
+        return found
+
+
+def cut(
     parts: Sequence[Part],
     *,
     wanted: Iterable[str],
@@ -69,10 +121,8 @@ def tensors_at(
     table: np.ndarray,
     channels: Sequence[int],
     maximum: Sequence[int],
-    order: Order = "contiguous",
-    buffer: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """Tensors of one width by name.
+) -> Cut:
+    """How to make the tensors of one width.
 
     Args:
         parts: All parts, in the order in which the table is packed.
@@ -81,67 +131,50 @@ def tensors_at(
         table: The width's packed vectors.
         channels: Channels of each group.
         maximum: Channels of each group at full width.
-        order: How tensors of four dimensions lie in memory.
-        buffer: Bytes to write into, at least :func:`nbytes` of them; new ones if None.
-
-    Cost:
-        One pass over the tensors; no other memory than the buffer.
     """
     asked = set(wanted)
-    dtypes = {name: source.dtype for name, source in sources.items()}
-    if buffer is None:
-        buffer = np.empty(nbytes([part for part in parts if part.name in asked], channels, dtypes), np.uint8)
-    packed = {part.name: (shape, start) for part, shape, start in entries(parts, channels)}
-    found: dict[str, np.ndarray] = {}
-    at = 0
+    table = table.astype(np.float32, copy=False)
+    packed = {
+        part.name: table[at : at + math.prod(shape)].reshape(shape) for part, shape, at in entries(parts, channels)
+    }
+    steps: list[Step] = []
+    start = 0
     for part in parts:
         if part.name not in asked:
             continue
-        shape, dtype = part_shape(part, channels), _dtype(part, dtypes)
-        size = math.prod(shape) * dtype.itemsize
-        flat = buffer[at : at + size].view(dtype)
-        at += _aligned(size)
-        out = _laid_out(flat, shape, order)
-        vector = None
-        if part.name in packed:
-            entry, start = packed[part.name]
-            vector = table[start : start + math.prod(entry)].reshape(entry)
-        if part.source is None:
-            assert vector is not None
-            out[...] = vector
+        source = None if part.source is None else sources[part.source]
+        dtype = np.dtype(np.float32) if source is None else source.dtype
+        shape = part_shape(part, channels)
+        end = start + math.prod(shape) * dtype.itemsize
+        if source is None:
+            pieces = (Piece((), packed[part.name], None),)
         else:
-            _cut(part, sources[part.source], vector, out, channels, maximum)
-        found[part.name] = out
-    return found
+            pieces = tuple(_pieces(part, source, packed.get(part.name), channels, maximum))
+        steps.append(Step(part.name, start, end, dtype, shape, pieces))
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+    return Cut(steps=tuple(steps), nbytes=start)
 
 
-def _cut(
-    part: Part,
-    source: np.ndarray,
-    scale: np.ndarray | None,
-    out: np.ndarray,
-    channels: Sequence[int],
-    maximum: Sequence[int],
-) -> None:
-    if scale is not None:
-        scale = scale.astype(source.dtype, copy=False)
-        scale = scale.reshape([-1 if dim == part.scale else 1 for dim in range(source.ndim)])
+def _pieces(
+    part: Part, source: np.ndarray, scale: np.ndarray | None, channels: Sequence[int], maximum: Sequence[int]
+) -> Iterator[Piece]:
+    """Blocks of a cut: one, but where a dimension joins several groups."""
     runs = [[(0, size)] for size in source.shape]
     for dim, axis in part.moving:
         runs[dim] = axis.active(channels, maximum)
-    starts = [[sum(length for _, length in its[:at]) for at in range(len(its))] for its in runs]
+    begins = [[sum(length for _, length in its[:at]) for at in range(len(its))] for its in runs]
     for places in product(*(range(len(its)) for its in runs)):
         taken = [its[place] for its, place in zip(runs, places, strict=True)]
-        begins = [its[place] for its, place in zip(starts, places, strict=True)]
-        view = source[tuple(slice(start, start + length) for start, length in taken)]
-        target = out[tuple(slice(begin, begin + length) for begin, (_, length) in zip(begins, taken, strict=True))]
-        if scale is None:
-            target[...] = view
-        else:
+        target = tuple(
+            slice(its[place], its[place] + length)
+            for its, place, (_, length) in zip(begins, places, taken, strict=True)
+        )
+        own = None
+        if scale is not None:
             assert part.scale is not None
-            begin, length = begins[part.scale], taken[part.scale][1]
-            its = [slice(begin, begin + length) if dim == part.scale else slice(None) for dim in range(source.ndim)]
-            np.multiply(view, scale[tuple(its)], out=target)
+            own = scale[target[part.scale]].astype(source.dtype, copy=False)
+            own = own.reshape([-1 if dim == part.scale else 1 for dim in range(source.ndim)])
+        yield Piece(target, source[tuple(slice(start, start + length) for start, length in taken)], own)
 
 
 def _laid_out(flat: np.ndarray, shape: tuple[int, ...], order: Order) -> np.ndarray:
@@ -149,11 +182,3 @@ def _laid_out(flat: np.ndarray, shape: tuple[int, ...], order: Order) -> np.ndar
         first, second, third, fourth = shape
         return flat.reshape(first, third, fourth, second).transpose(0, 3, 1, 2)
     return flat.reshape(shape)
-
-
-def _dtype(part: Part, dtypes: Mapping[str, np.dtype]) -> np.dtype:
-    return np.dtype(np.float32) if part.source is None else dtypes[part.source]
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
