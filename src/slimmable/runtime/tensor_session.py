@@ -1,0 +1,141 @@
+"""A network of one width that runs from its graph's steps, in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimmable.errors import ArtifactError, DeploymentError
+from slimmable.runtime.base import Arrays
+from slimmable.runtime.tensor_program import Entry, Program, Stored
+
+
+class TensorSession:
+    """A program with the tensors of one width; see :class:`slimmable.runtime.base.Session`.
+
+    Args:
+        program: The graph's steps.
+        arrays: The tensors, which the session reads where they are.
+        threads: Threads of a run; 0 for as many as PyTorch uses in the calling thread.
+
+    Raises:
+        ArtifactError: Tensors are missing, or of other shapes or types than the graph says.
+    """
+
+    def __init__(self, program: Program, arrays: Arrays, *, threads: int) -> None:
+        values = list(program.values)
+        for each in program.tensors:
+            values[each.place] = _wrapped(each, arrays)
+        self._program = program
+        self._threads = threads
+        self._values: list[Any] | None = values
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs in order: tensors if an input is a tensor, else arrays.
+
+        Raises:
+            DeploymentError: Inputs of another number, shape or type than the network takes, or a closed session.
+        """
+        before = torch.get_num_threads()
+        if self._threads in (0, before):
+            return self._run(inputs)
+        torch.set_num_threads(self._threads)
+        try:
+            return self._run(inputs)
+        finally:
+            torch.set_num_threads(before)
+
+    def _run(self, inputs: Sequence[Any]) -> list[Any]:
+        program, values = self._program, self._values
+        if values is None:
+            raise DeploymentError("the session is closed; build another one")
+        values = values.copy()
+        with torch.inference_mode():
+            given = tensors_of(inputs, program.inputs, batch=None if program.any_batch else program.batch)
+            for at, tensor in enumerate(given):
+                values[at] = tensor
+            for sized in program.sized:
+                values[sized.place] = sized.at(given[0].shape[0])
+            del given
+            try:
+                for function, arguments, output, done in program.steps:
+                    values[output] = function(*arguments(values))
+                    for place in done:
+                        values[place] = None
+                found = [values[at].clone() if shared else values[at] for at, shared in program.outputs]
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise DeploymentError(
+                    f"the network fails on these inputs: {error}; give inputs as those it was exported with"
+                ) from error
+        return found if any(isinstance(each, Tensor) for each in inputs) else [each.numpy() for each in found]
+
+    def close(self) -> None:
+        """Let go of the arrays."""
+        self._values = None
+
+
+def _wrapped(its: Stored, arrays: Arrays) -> Tensor:
+    """An array as a tensor in the order that the graph's operators are fastest in; copied only if it lies otherwise."""
+    found = arrays.get(its.name)
+    if found is None:
+        raise ArtifactError(f"the graph reads the tensor {its.name!r}, which was not given; export the network again")
+    if found.shape != its.shape or found.dtype != its.dtype:
+        raise ArtifactError(
+            f"the tensor {its.name!r} is {found.dtype} of shape {found.shape}, the graph says {its.dtype} of "
+            f"{its.shape}; export the network again"
+        )
+    tensor = torch.from_numpy(found)
+    if found.strides == its.strides:
+        return tensor
+    steps = [stride // its.dtype.itemsize for stride in its.strides]
+    moved = any(
+        size > 1 and one != other for size, one, other in zip(its.shape, found.strides, its.strides, strict=True)
+    )
+    if moved:
+        return torch.empty_strided(its.shape, steps, dtype=tensor.dtype).copy_(tensor)
+    return tensor.as_strided(its.shape, steps)
+
+
+def tensors_of(inputs: Sequence[Any], entries: Sequence[Entry], *, batch: int | None) -> list[Tensor]:
+    """Inputs as tensors, those of four axes in the memory order ``channels_last``.
+
+    Args:
+        inputs: Arrays or tensors.
+        entries: What they must be like.
+        batch: The only batch size that the network runs at; None if it runs at any.
+
+    Raises:
+        DeploymentError: They are not.
+    """
+    if len(inputs) != len(entries):
+        raise DeploymentError(f"the network takes {len(entries)} inputs, got {len(inputs)}")
+    found: list[Tensor] = []
+    for at, (each, entry) in enumerate(zip(inputs, entries, strict=True)):
+        tensor = _tensor(each, at)
+        size = batch if batch is not None else found[0].shape[0] if found else tensor.shape[:1].numel()
+        if tensor.shape != (size, *entry.shape[1:]) or tensor.dtype != entry.dtype:
+            expected = ", ".join(["batch" if batch is None else str(batch), *map(str, entry.shape[1:])])
+            raise DeploymentError(
+                f"input {at} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected {entry.dtype} of shape "
+                f"({expected}), the batch being the same in all inputs"
+            )
+        laid = tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        found.append(laid.clone() if entry.written else laid)
+    return found
+
+
+def _tensor(value: Any, at: int) -> Tensor:
+    if isinstance(value, Tensor):
+        if value.device.type != "cpu":
+            raise DeploymentError(f"input {at} is on {value.device}; call .cpu() on it first")
+        return value
+    if not isinstance(value, np.ndarray):
+        raise DeploymentError(f"input {at} is a {type(value).__name__}; expected a numpy array or a torch tensor")
+    try:
+        return torch.from_numpy(np.ascontiguousarray(value) if min(value.strides, default=0) < 0 else value)
+    except (TypeError, ValueError) as error:
+        raise DeploymentError(f"input {at} cannot be a tensor: {error}; convert it to float32 first") from error
