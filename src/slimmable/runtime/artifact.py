@@ -128,16 +128,19 @@ class Artifact:
             self._first[backend] = self.graph(backend, 0)
         return inflated(packed, self._first[backend])  # graphs of a backend differ little
 
-    def arrays(self, backend: str, index: int, *, order: Order = "contiguous") -> dict[str, np.ndarray]:
+    def arrays(
+        self, backend: str, index: int, *, order: Order = "contiguous", buffer: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Tensors that the graph of a width takes, by name.
 
         Args:
             backend: Whose graph.
             index: Which width.
             order: How tensors of four dimensions lie in memory.
+            buffer: Bytes to write into, at least :meth:`nbytes` of them; new ones if None.
         """
         made = self._cut(backend, index)
-        found = made.fill(np.empty(made.nbytes, np.uint8), order)
+        found = made.fill(np.empty(made.nbytes, np.uint8) if buffer is None else buffer, order)
         for name in self._graphs_of(backend).extra[index]:
             found[name] = np.array(self._tensors[f"extra/{backend}/{index}/{name}"])
         return found

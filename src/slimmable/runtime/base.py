@@ -55,14 +55,16 @@ class Backend(Protocol):
 
     Attributes:
         order: How it wants the tensors it is given to lie in memory.
+        keeps_arrays: Whether a session reads them where they are until it is closed; otherwise it has copied them.
     """
 
     order: Order
+    keeps_arrays: bool
 
     def prepare(self, graph: bytes) -> None:
         """Do ahead, for a graph that may be built later, what needs no tensors."""
         ...
 
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
-        """A session from a weight-less graph and finished tensors by part name, which are the session's own."""
+        """A session from a weight-less graph and finished tensors by part name."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,21 +19,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from slimmable.core.space import Widths
 from slimmable.errors import DeploymentError
 from slimmable.runtime.artifact import Artifact
 from slimmable.runtime.base import Backend, Options, Session, Signature
+from slimmable.runtime.buffers import Buffers, shrink
 
 BackendName = Literal["onnx", "openvino", "executorch", "torch"]
 Width = int | str | float | Widths
 """A stored width: its place, its name (``"0.5"`` or 0.5), or its channels."""
 
 
+_TIDY_SECONDS = 1.0
+"""Memory that switches leave behind is kept so long, for the next one."""
+
+
 @dataclass
 class _Live:
-    """A session, the requests in it, and whether it closes behind the last one."""
+    """A session, the requests in it, the buffer of its tensors, and whether it closes behind the last request."""
 
     session: Session
+    buffer: np.ndarray | None
+    nbytes: int
     users: int = 0
     dropped: bool = False
 
@@ -83,11 +93,16 @@ class Runtime:
         self._building = threading.Lock()
         self._live: OrderedDict[int, _Live] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="slimmable-switch")
+        self._tidying: threading.Timer | None = None
+        self._closing = threading.Event()
+        self._built = 0.0
         self._wanted: int | None = None
         self._closed = False
         self._graphs = graphs_of(backend)
         for at in range(len(self.artifact.widths)):
             self._engine.prepare(self.artifact.graph(self._graphs, at))
+        largest = max(self.artifact.nbytes(self._graphs, at) for at in range(len(self.artifact.widths)))
+        self._buffers = Buffers(largest)
         first = len(self.artifact.widths) - 1 if width is None else self.artifact.index(width)
         self._active = first
         self._build(first)
@@ -155,11 +170,17 @@ class Runtime:
         """Finish what is running, and give back the memory."""
         with self._lock:
             self._closed = True
+            tidying, self._tidying = self._tidying, None
+        self._closing.set()
+        if tidying is not None:
+            tidying.cancel()
+            tidying.join()
         self._worker.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             dropped = [self._live.pop(index) for index in list(self._live)]
             closing = [live for live in dropped if self._drop(live)]
         self._finish(closing)
+        self._buffers.tidy()
 
     def __enter__(self) -> Self:
         return self
@@ -214,17 +235,44 @@ class Runtime:
                 dropped = [self._live.pop(each) for each in over]
                 closing = [live for live in dropped if self._drop(live)]
             self._finish(closing)
-        if made is not None and not self._closed:
-            self._worker.submit(self._tidy)
+        if made is not None:
+            self._tidy_later()
 
     def _made(self, index: int) -> _Live:
-        arrays = self.artifact.arrays(self._graphs, index, order=self._engine.order)
-        graph = self.artifact.graph(self._graphs, index)
-        return _Live(self._engine.build(graph, arrays, self._signature))
+        buffer, size = self._buffers.take(), self.artifact.nbytes(self._graphs, index)
+        arrays = self.artifact.arrays(self._graphs, index, order=self._engine.order, buffer=buffer)
+        session = self._engine.build(self.artifact.graph(self._graphs, index), arrays, self._signature)
+        if self._engine.keeps_arrays:
+            return _Live(session, buffer, size)
+        self._buffers.give(buffer)
+        return _Live(session, None, 0)
+
+    def _tidy_later(self) -> None:
+        """See that somebody tidies up when no switch has come for a while; a thread for each would cost more than it."""
+        self._built = time.monotonic()
+        with self._lock:
+            if self._tidying is None and not self._closed:
+                self._tidying = threading.Timer(_TIDY_SECONDS, self._tidy_when_idle)
+                self._tidying.daemon = True
+                self._tidying.start()
+
+    def _tidy_when_idle(self) -> None:
+        while (left := self._built + _TIDY_SECONDS - time.monotonic()) > 0:
+            if self._closing.wait(left):
+                return
+        with self._lock:
+            self._tidying = None
+        self._tidy()
 
     def _tidy(self) -> None:
-        """Give back what a build left behind: pages of the file, and memory that the allocator keeps."""
-        self.artifact.release()
+        """Give back what switches left behind: spare memory, pages of the file, and what the allocator keeps."""
+        with self._building:
+            self._buffers.tidy()
+            with self._lock:
+                kept = [(live.buffer, live.nbytes) for live in self._live.values() if live.buffer is not None]
+            for buffer, size in kept:
+                shrink(buffer, size)
+            self.artifact.release()
         trim()
 
     def _drop(self, live: _Live) -> bool:
@@ -234,6 +282,8 @@ class Runtime:
     def _finish(self, closing: Sequence[_Live]) -> None:
         for live in closing:
             live.session.close()
+            if live.buffer is not None:
+                self._buffers.give(live.buffer)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -32,10 +32,12 @@ class TorchBackend:
     Attributes:
         name: ``torch``.
         order: The memory order of arrays that need no copy.
+        keeps_arrays: True: they are the session's tensors.
     """
 
     name = "torch"
     order: Literal["contiguous", "channels_last"] = "channels_last"
+    keeps_arrays = True
 
     def __init__(self, options: Options) -> None:
         try:

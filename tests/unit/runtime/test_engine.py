@@ -40,6 +40,7 @@ class FakeSession:
 @dataclass
 class FakeBackend:
     order: str = "contiguous"
+    keeps_arrays: bool = True
     seconds: float = 0.0
     building: float = 0.0
     built: list[int] = field(default_factory=list)
