@@ -248,7 +248,7 @@ class Runtime:
         return _Live(session, None, 0)
 
     def _tidy_later(self) -> None:
-        """See that somebody tidies up when no switch has come for a while; a thread for each would cost more than it."""
+        """See that somebody tidies up when no switch has come for a while; starting a thread takes longer than one."""
         self._built = time.monotonic()
         with self._lock:
             if self._tidying is None and not self._closed:
