@@ -1,0 +1,118 @@
+"""The way to a device: train, export, time, and run where PyTorch is not installed."""
+
+import json
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slimmable.cli.main import main
+from slimmable.recipes import open_run
+from slimmable.runtime import Artifact, Runtime
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("task.data.train_samples=256", "task.data.batch_size=32", "evaluation.widths=0.25:1.0:0.25")
+BACKENDS = ("onnx", "openvino", "executorch", "torch")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deployment") / "run"
+    assert main(["train", "digits/us-net", *SMALL, "--folder", str(folder), "train.epochs=1"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(run):
+    path = run / "model.slim"
+    command = ["export", str(run), "-o", str(path), "--widths", "0.25,0.5,1.0", "--runtime", ",".join(BACKENDS)]
+    assert main(command) == 0
+    return path
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_runtime_gives_what_the_network_gives(run, artifact, backend):
+    net = open_run(run).net
+    images = torch.randn(7, *[size for size in Artifact(artifact).inputs[0].shape if size is not None])
+    with Runtime(artifact, backend=backend) as runtime:
+        for at, stored in enumerate(runtime.artifact.widths):
+            runtime.set(at)
+            for batch in (1, 7):
+                with torch.no_grad(), net.at(stored.widths):
+                    expected = net(images[:batch]).numpy()
+                [found] = runtime.run(images[:batch].numpy())
+                np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_file_tells_what_the_run_knew(run, artifact):
+    found = Artifact(artifact)
+    assert found.labels == tuple("0123456789")
+    assert found.preprocessing is not None
+    assert found.preprocessing["channels"] == 1
+    rows = json.loads((run / "evaluation.json").read_text())["widths"]
+    accuracy = {row["label"]: row["figures"]["accuracy"] for row in rows}
+    assert {each.name: each.accuracy["accuracy"] for each in found.widths} == {
+        name: accuracy[name] for name in ("0.25", "0.5", "1.0")
+    }
+
+
+def test_bench_times_every_width_and_draws_them(artifact, tmp_path, capsys):
+    figures, plot = tmp_path / "bench.json", tmp_path / "bench.svg"
+    command = ["bench", str(artifact), "--runtime", "onnx,torch", "--rounds", "3", "--batch", "1,4", "--memory"]
+    assert main([*command, "--json", str(figures), "--plot", str(plot)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].split()[:3] == ["runtime", "width", "batch"]
+    rows = json.loads(figures.read_text())["rows"]
+    assert len(rows) == 2 * 3 * 2
+    assert all(row["low"] <= row["milliseconds"] <= row["high"] for row in rows)
+    assert all(row["throughput"] == pytest.approx(1e3 * row["batch"] / row["milliseconds"]) for row in rows)
+    assert all(row["memory"]["peak"] >= 0 for row in rows)
+    assert plot.read_text().startswith("<svg")
+
+
+ALONE = """
+import sys, time
+began = time.perf_counter()
+import slimmable.runtime
+seconds = time.perf_counter() - began
+import numpy as np
+images = np.load("images.npy")
+{example}
+from slimmable.runtime import Runtime
+with Runtime("model.slim") as runtime:
+    outputs = [runtime.run(images, at=at)[0] for at in range(len(runtime.artifact.widths))]
+np.save("outputs.npy", np.stack(outputs))
+assert "torch" not in sys.modules and not __import__("importlib.util").util.find_spec("torch")
+print(seconds)
+"""
+
+
+@pytest.mark.slow
+def test_it_runs_where_torch_is_not_installed(run, artifact, tmp_path):
+    """A fresh environment with the extra ``runtime`` alone, and the example of the README as it stands."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[runtime]"]
+    subprocess.run(install, check=True, env=environment, timeout=600)
+    images = torch.randn(3, *[size for size in Artifact(artifact).inputs[0].shape if size is not None])
+    np.save(tmp_path / "images.npy", images.numpy())
+    (tmp_path / "model.slim").write_bytes(artifact.read_bytes())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("<!-- deployment example -->")[2].partition("```python\n")[2].partition("```")[0]
+    assert "AdaptiveModel" in example
+
+    program = ALONE.format(example=example)
+    done = subprocess.run(
+        [python, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 0.3 * (3 if "CI" in os.environ else 1)
+    with Runtime(artifact) as runtime:
+        expected = np.stack([runtime.run(images.numpy(), at=at)[0] for at in range(len(runtime.artifact.widths))])
+    assert np.load(tmp_path / "outputs.npy").tobytes() == expected.tobytes()
