@@ -11,6 +11,7 @@ WRONG = 2
 
 _PACKAGES = {
     "jsonargparse": "train",
+    "onnxruntime": "runtime",
     "pydantic": "train",
     "rich": "train",
     "sklearn": "train",

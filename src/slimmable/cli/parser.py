@@ -192,6 +192,12 @@ def _platforms(parser: ArgumentParser) -> None:
     _device(parser)
 
 
+def _serve(parser: ArgumentParser) -> None:
+    from slimmable.runtime.server.options import add_options
+
+    add_options(parser)
+
+
 def _recipes(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="show this one, complete, as YAML")
 
@@ -223,6 +229,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "profile": (_profile, "time many widths on this device, and fit a model that tells any other's latency"),
     "search": (_search, "find the best widths of a trained network within budgets"),
     "platforms": (_platforms, "find the widths of one network for several platforms"),
+    "serve": (_serve, "answer requests over HTTP, at the width that keeps to a latency"),
     "recipes": (_recipes, "list all recipes, or show one"),
 }
 """Every command: its options, and what it does."""

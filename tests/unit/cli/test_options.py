@@ -27,6 +27,10 @@ OPTIONS = {
         "RUN",
     ],
     "platforms": ["--device", "--json", "--root", "FILE"],
+    "serve": [
+        *("--backend", "--host", "--latency", "--lenient", "--max-batch", "--max-body", "--max-wait", "--memory"),
+        *("--percentile", "--port", "--profile", "--queue", "--threads", "--top", "--width", "MODEL"),
+    ],
     "recipes": ["RECIPE"],
 }
 

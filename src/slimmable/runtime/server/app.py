@@ -1,0 +1,233 @@
+"""The HTTP side: predictions, the width, figures, health."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from slimmable.errors import DeploymentError, WidthError
+from slimmable.runtime.controller import AdaptiveModel
+from slimmable.runtime.server.answers import answer, encoded
+from slimmable.runtime.server.batching import Batcher, Job
+from slimmable.runtime.server.bodies import inputs_of, is_quick, read
+from slimmable.runtime.server.images import Preprocessing
+from slimmable.runtime.server.refusals import Refused
+from slimmable.runtime.server.settings import Settings
+from slimmable.runtime.window import Finished
+
+_SMALL = 4096
+_DECODERS = 2
+
+_log = logging.getLogger(__name__)
+
+
+class _Gate:
+    """Who may come in: at most so many at once, and nobody once it closes. Used from the event loop only."""
+
+    def __init__(self, model: AdaptiveModel, most: int) -> None:
+        self._metrics, self._most = model.metrics, most
+        self.inside = 0
+        self.closing = False
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        if self.closing:
+            raise Refused("closing", "the server is shutting down")
+        if self.inside >= self._most:
+            raise Refused("full", f"{self.inside} requests are being answered, as many as are taken; come again later")
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.inside += change
+        self._metrics.waiting(self.inside)
+
+
+class _Service:
+    """What the routes share."""
+
+    def __init__(self, model: AdaptiveModel, settings: Settings) -> None:
+        self.model, self.settings = model, settings
+        self.gate = _Gate(model, settings.queue)
+        self.batcher = Batcher(model, max_batch=settings.max_batch, max_wait=settings.max_wait_ms / 1e3)
+        self.preprocessing = Preprocessing.of(model.artifact.preprocessing, model.artifact.inputs)
+        self.decoders = ThreadPoolExecutor(_DECODERS, "slimmable-decoding")
+
+    async def predict(self, request: Request, top: int, deadline_ms: float | None) -> dict[str, Any]:
+        model, settings = self.model, self.settings
+        arrived = model.now()
+        kind = request.headers.get("content-type", "")
+        body = await read(request, most=settings.max_body_bytes, seconds=settings.read_seconds)
+        if is_quick(kind):
+            inputs = self._inputs(body, kind)
+        else:
+            inputs = await asyncio.get_running_loop().run_in_executor(self.decoders, self._inputs, body, kind)
+        due = None if deadline_ms is None else arrived + deadline_ms / 1e3
+        job = Job(inputs=inputs, queued=model.now(), due=due)
+        part = await asyncio.wrap_future(self.batcher.submit(job))
+        found = answer(part.outputs, model.artifact.labels, top)
+        done = Finished(
+            index=part.run.index,
+            arrived=arrived,
+            queued=job.queued,
+            begun=part.run.begun,
+            ended=part.run.ended,
+            answered=model.now(),
+            examples=job.examples,
+            together=part.together,
+        )
+        model.observe(done, certain=part.run.certain)
+        return {"width": model.name(done.index), "milliseconds": round(1e3 * done.latency, 3), **found}
+
+    def state(self) -> dict[str, Any]:
+        state = self.model.state
+        switches = [
+            {
+                "seconds_ago": round(self.model.now() - each.at, 3),
+                "from": self.model.name(each.source),
+                "to": self.model.name(each.target),
+                "reason": each.reason,
+            }
+            for each in state.switches
+        ]
+        rest = {key: value for key, value in vars(state).items() if key != "switches"}
+        return {**rest, "in_flight": self.gate.inside, "switches": switches}
+
+    async def pin(self, request: Request) -> dict[str, Any]:
+        body = await read(request, most=_SMALL, seconds=self.settings.read_seconds)
+        try:
+            width = json.loads(body)["width"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            width = ...
+        if width is None:
+            self.model.unpin()
+        elif isinstance(width, str):
+            try:
+                # Building takes a while; the width before serves meanwhile.
+                self.model.pin(width, wait=False)
+            except (WidthError, DeploymentError) as error:
+                raise Refused("malformed", str(error)) from error
+        else:
+            raise Refused("malformed", 'expected {"width": "NAME"}, or {"width": null} to let the policy choose')
+        return self.state()
+
+    def _inputs(self, body: bytes, kind: str) -> list[Any]:
+        settings = self.settings
+        return inputs_of(
+            body,
+            kind,
+            self.model.artifact.inputs,
+            self.preprocessing,
+            most=settings.max_batch,
+            max_pixels=settings.max_pixels,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self.model.watch(self.batcher.waiting)
+        self.batcher.start()
+        try:
+            yield
+        finally:
+            self.gate.closing = True
+            drained = await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
+            if not drained:
+                _log.error("requests were still waiting after %g s", self.settings.drain_seconds)
+            self.decoders.shutdown(wait=False)
+            self.model.watch(tuple)
+
+
+def create_app(model: AdaptiveModel, *, settings: Settings | None = None) -> FastAPI:
+    """An ASGI application that answers requests with a model.
+
+    * ``POST /predict``: an image file (raw, or in a form), or a tensor (JSON, or numpy's ``.npy``). Answers with the
+      likeliest classes if the artifact has labels, or with raw outputs. ``?top=3`` says how many classes,
+      ``?deadline_ms=50`` that this request has so much time.
+    * ``GET /width``: what the controller does; ``PUT`` or ``POST`` ``{"width": "0.5"}`` pins a width, null unpins it.
+    * ``GET /metrics``: figures for Prometheus, if the model has any.
+    * ``GET /health``: whether requests are taken.
+
+    Everything wrong with a request is answered by a status from 400 to 499 and ``{"error": ...}``; 503 says that the
+    queue is full, or that the server is shutting down.
+
+    Args:
+        model: What answers; it stays open.
+        settings: How.
+
+    Raises:
+        DeploymentError: The artifact's preprocessing does not fit its input.
+    """
+    settings = settings or Settings()
+    service = _Service(model, settings)
+    app = FastAPI(title="slimmable", lifespan=service.lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service = service
+
+    @app.post("/predict")
+    async def predict(
+        request: Request,
+        top: Annotated[int, Query(ge=1, le=1000)] = settings.top,
+        deadline_ms: Annotated[float | None, Query(gt=0, le=1e6, allow_inf_nan=False)] = None,
+    ) -> Response:
+        with service.gate.passed():
+            return _json(await service.predict(request, top, deadline_ms))
+
+    @app.get("/width")
+    async def width() -> Response:
+        return _json(service.state())
+
+    @app.api_route("/width", methods=["PUT", "POST"])
+    async def pin(request: Request) -> Response:
+        return _json(await service.pin(request))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        page = model.metrics.page()
+        return Response(page[0], media_type=page[1]) if page else _json({"error": "no metrics are kept"}, 404)
+
+    @app.get("/health")
+    async def health() -> Response:
+        status = "closing" if service.gate.closing else "ok"
+        return _json({"status": status, "in_flight": service.gate.inside}, 503 if service.gate.closing else 200)
+
+    _answer_errors(app, model)
+    return app
+
+
+def _answer_errors(app: FastAPI, model: AdaptiveModel) -> None:
+    """Say what is wrong in the same form everywhere."""
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        model.metrics.rejected(error.reason)
+        return _json({"error": str(error)}, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> Response:
+        return _json({"error": str(error.detail)}, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        model.metrics.rejected("malformed")
+        faults = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        return _json({"error": "; ".join(faults)}, 422)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        # Starlette raises it again behind the answer, for the server's log.
+        return _json({"error": "the request could not be answered"}, 500)
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(encoded(value), status, headers, "application/json")

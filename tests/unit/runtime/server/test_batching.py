@@ -1,0 +1,155 @@
+"""Requests that run together get the answers they would get alone."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from slimmable.errors import DeploymentError
+from slimmable.runtime.controller import AdaptiveModel
+from slimmable.runtime.server.batching import Batcher, Job
+from tests.unit.runtime.fakes import FakeRuntime, RealClock, image
+
+
+class Slow(FakeRuntime):
+    """Half of the time of a batch is saved; runs begin when they are let."""
+
+    def __init__(self, **options):
+        super().__init__(RealClock(), **{"seconds": (0.001,) * 4, "gain": 0.5, **options})
+        self.let = threading.Event()
+        self.let.set()
+
+    def run(self, *inputs, at=None):
+        assert self.let.wait(10)
+        return super().run(*inputs, at=at)
+
+
+@pytest.fixture
+def made():
+    began = []
+
+    def make(*, max_batch=8, max_wait=0.0, **options):
+        runtime = Slow(**options)
+        model = AdaptiveModel(runtime, cache=False, batches=(1, 8))
+        runtime.runs.clear()
+        batcher = Batcher(model, max_batch=max_batch, max_wait=max_wait)
+        batcher.start()
+        began.append((runtime, batcher))
+        return SimpleNamespace(runtime=runtime, model=model, batcher=batcher)
+
+    yield make
+    for runtime, batcher in began:
+        runtime.let.set()
+        assert batcher.close(10)
+
+
+def behind_a_running_one(made_, jobs):
+    """The answers of jobs that waited together behind another one."""
+    made_.runtime.let.clear()
+    first = made_.batcher.submit(Job(inputs=[image(99)], queued=0.0))
+    while made_.batcher.waiting():
+        time.sleep(0.001)
+    futures = [made_.batcher.submit(job) for job in jobs]
+    made_.runtime.let.set()
+    first.result(10)
+    return [future.result(10) for future in futures]
+
+
+def test_batched_answers_equal_single_ones(made):
+    both = made()
+    inputs = [np.concatenate([image(seed)] * (1 + seed % 2)) for seed in range(5)]
+
+    parts = behind_a_running_one(both, [Job(inputs=[each], queued=0.0) for each in inputs])
+
+    assert [count for _, count in both.runtime.runs] == [1, 7]
+    for each, part in zip(inputs, parts, strict=True):
+        [alone] = both.runtime.run(each)
+        np.testing.assert_allclose(part.outputs[0], alone, rtol=1e-5, atol=1e-5)
+        assert part.together == 7
+        assert part.run.begun < part.run.ended
+
+
+def test_a_batch_is_no_larger_than_allowed_and_keeps_the_order(made):
+    limited = made(max_batch=4)
+    sizes = [1, 2, 2, 3, 1, 4]
+
+    parts = behind_a_running_one(
+        limited, [Job(inputs=[np.concatenate([image()] * size)], queued=0.0) for size in sizes]
+    )
+
+    assert [count for _, count in limited.runtime.runs] == [1, 3, 2, 4, 4]
+    assert [len(part.outputs[0]) for part in parts] == sizes
+
+
+def test_only_inputs_of_one_shape_and_requests_of_one_kind_run_together(made):
+    several = made()
+    jobs = [Job(inputs=[image()], queued=0.0) for _ in range(4)]
+    jobs[1] = Job(inputs=[image().astype(np.float64)], queued=0.0)
+    jobs[3] = Job(inputs=[image()], queued=0.0, due=several.model.now() + 100)
+
+    behind_a_running_one(several, jobs)
+
+    assert [count for _, count in several.runtime.runs] == [1, 1, 1, 1, 1]
+
+
+def test_where_batches_do_not_pay_nobody_waits(made):
+    single = made(gain=0.0, max_wait=5.0)
+
+    began = time.perf_counter()
+    parts = behind_a_running_one(single, [Job(inputs=[image()], queued=0.0) for _ in range(3)])
+
+    assert [part.together for part in parts] == [1, 1, 1]
+    assert time.perf_counter() - began < 4
+
+
+def test_a_run_waits_a_moment_for_others(made):
+    patient = made(max_wait=5.0)
+    first = patient.batcher.submit(Job(inputs=[np.concatenate([image()] * 5)], queued=0.0))
+    time.sleep(0.02)
+    second = patient.batcher.submit(Job(inputs=[np.concatenate([image()] * 3)], queued=0.0))
+
+    assert first.result(10).together == second.result(10).together == 8
+
+
+def test_who_has_gone_is_not_computed(made):
+    gone = made(max_batch=1)
+    gone.runtime.let.clear()
+    first = gone.batcher.submit(Job(inputs=[image()], queued=0.0))
+    while gone.batcher.waiting():
+        time.sleep(0.001)
+    left, stays = (gone.batcher.submit(Job(inputs=[image()], queued=0.0)) for _ in range(2))
+    assert left.cancel()
+    gone.runtime.let.set()
+
+    assert first.result(10)
+    assert stays.result(10)
+    assert len(gone.runtime.runs) == 2
+
+
+def test_a_failure_reaches_all_who_share_the_run_and_nobody_else(made, caplog):
+    faulty = made()
+    run = faulty.runtime.run
+    faulty.runtime.run = lambda *inputs, at=None: run(*inputs, at=at) if len(inputs[0]) == 1 else [np.zeros((1, 5))]
+
+    with pytest.raises(DeploymentError, match="2 examples gave outputs of"):
+        behind_a_running_one(faulty, [Job(inputs=[image()], queued=0.0) for _ in range(2)])
+
+    assert faulty.batcher.submit(Job(inputs=[image()], queued=0.0)).result(10)
+    assert "a run failed" in caplog.text
+
+
+def test_closing_answers_all_who_wait_and_takes_no_more(made):
+    closing = made()
+    closing.runtime.let.clear()
+    futures = [closing.batcher.submit(Job(inputs=[image()], queued=float(n))) for n in range(20)]
+    while len(closing.batcher.waiting()) > 19:
+        time.sleep(0.001)
+    assert not closing.batcher.close(0.01)
+    with pytest.raises(DeploymentError, match="closed"):
+        closing.batcher.submit(Job(inputs=[image()], queued=0.0))
+    closing.runtime.let.set()
+
+    assert closing.batcher.close(10)
+    assert all(future.done() and future.result() for future in futures)
