@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ def flatten(module: nn.Module) -> nn.Module:
     """
     cls = type(module)
 
+    @wraps(cls.forward)  # exporters ask for the names of its arguments
     def forward(self: nn.Module, *inputs: Tensor) -> Any:
         found = tuple(tensor for _, tensor in flat_outputs(cls.forward(self, *inputs)))
         return found[0] if len(found) == 1 else found
