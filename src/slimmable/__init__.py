@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slimmable.cost.table import LatencyTable
     from slimmable.cost.timing import measure_latency
     from slimmable.errors import SlimmableError
+    from slimmable.export.artifact import write_artifact
     from slimmable.measure.calibration import calibrate
     from slimmable.measure.evaluation import evaluate
 
@@ -52,6 +53,7 @@ _HOMES = {
     # keep it
     "save": "slimmable.core.checkpoint:save_network",
     "load": "slimmable.core.checkpoint:load",
+    "write_artifact": "slimmable.export.artifact:write_artifact",
     # what can go wrong
     "SlimmableError": "slimmable.errors:SlimmableError",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "operator_rule",
     "parameters",
     "save",
+    "write_artifact",
 ]
 
 

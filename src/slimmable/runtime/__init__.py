@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slimmable.runtime.artifact import Artifact
+    from slimmable.runtime.controller import AdaptiveModel
     from slimmable.runtime.engine import Runtime
 
 _HOMES = {
+    "AdaptiveModel": "slimmable.runtime.controller",
     "Artifact": "slimmable.runtime.artifact",
     "Runtime": "slimmable.runtime.engine",
 }
 
-__all__ = ["Artifact", "Runtime"]
+__all__ = ["AdaptiveModel", "Artifact", "Runtime"]
 
 
 def __getattr__(name: str) -> Any:

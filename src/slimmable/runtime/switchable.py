@@ -10,6 +10,7 @@ import numpy as np
 
 from slimmable.core.space import Widths
 from slimmable.errors import WidthError
+from slimmable.runtime.manifest import Cost
 
 
 class Stored(Protocol):
@@ -26,7 +27,7 @@ class Stored(Protocol):
         ...
 
     @property
-    def costs(self) -> Mapping[str, float]:
+    def costs(self) -> Mapping[str, Cost]:
         """Costs by name."""
         ...
 
@@ -151,4 +152,4 @@ def by_cost(stored: Sequence[Stored]) -> tuple[int, ...] | None:
     if not common:
         return None
     cost = "macs" if "macs" in common else common[0]
-    return tuple(sorted(range(len(stored)), key=lambda place: stored[place].costs[cost]))
+    return tuple(sorted(range(len(stored)), key=lambda place: stored[place].costs[cost].value))

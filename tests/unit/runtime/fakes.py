@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from slimmable.core.space import Widths
+from slimmable.runtime.manifest import Cost
 
 NAMES = ("0.25", "0.5", "0.75", "1.0")
 SECONDS = (0.003, 0.0065, 0.011, 0.016)
@@ -65,7 +66,9 @@ class FakeRuntime:
         self.artifact = SimpleNamespace(
             widths=tuple(
                 SimpleNamespace(
-                    name=name, widths=Widths.of({"a": 8 * (place + 1)}), costs={"macs": 100.0 * (place + 1)}
+                    name=name,
+                    widths=Widths.of({"a": 8 * (place + 1)}),
+                    costs={"macs": Cost(value=100.0 * (place + 1), unit="multiply-accumulates")},
                 )
                 for place, name in enumerate(NAMES)
             ),
