@@ -113,6 +113,17 @@ def _extract(parser: ArgumentParser) -> None:
     )
 
 
+def _upscale(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--width", required=True, metavar="WIDTH", help="0.5, or a .json file of per-layer widths")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="the file to write for one image, or a folder for several"
+    )
+    parser.add_argument("--tile", type=int, default=256, metavar="N", help="side of the tiles of a large image")
+    _device(parser)
+
+
 def _export(parser: ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the .slim file to write")
@@ -224,6 +235,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "calibrate": (_calibrate, "measure batch-norm statistics of a trained network at further widths"),
     "eval": (_eval, "show accuracy and costs over a list of widths"),
     "extract": (_extract, "write one sub-network as a plain model"),
+    "upscale": (_upscale, "make images larger with a trained network, at one width"),
     "export": (_export, "write one file that runs at several widths, without torch"),
     "bench": (_bench, "time every width of an exported file on this machine"),
     "profile": (_profile, "time many widths on this device, and fit a model that tells any other's latency"),

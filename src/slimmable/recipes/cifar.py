@@ -7,14 +7,9 @@ The images are looked for in ``data/cifar10`` and ``data/cifar100``; ``task.data
 from dataclasses import replace
 from typing import Literal
 
-from slimmable.recipes.config import (
-    ClassificationSettings,
-    ConversionSettings,
-    EvaluationSettings,
-    NetworkSettings,
-    Recipe,
-)
+from slimmable.recipes.config import ConversionSettings, EvaluationSettings, Recipe
 from slimmable.recipes.methods import OwsMethod, PareCoMethod, SNet, UsNet
+from slimmable.recipes.tasks import ClassificationSettings, NetworkSettings
 from slimmable.search import TARGET_MACS, TARGET_RATIOS, WEIGHTINGS, Platform
 from slimmable.tasks import ImageDataSettings
 from slimmable.train import Constant, Cosine, Exponential, TrainSettings

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from slimmable.errors import RecipeError
 from slimmable.recipes.methods import Independent, Method, Naive, OwsMethod, PlatformsMethod, Section, SNet, UsNet
+from slimmable.recipes.tasks import ClassificationSettings, TaskSettings
 from slimmable.recipes.widths import parse_ratios
-from slimmable.tasks import ClassificationTask, ImageDataSettings
 from slimmable.train import TrainSettings
 
 
@@ -22,49 +22,6 @@ def _readable(value: str | float | tuple[float, ...]) -> str | float | tuple[flo
 
 Ratios: TypeAlias = Annotated[str | float | tuple[float, ...], AfterValidator(_readable)]
 """A ratio, a list, or a text such as ``0.25:1.0:0.05``; see :func:`slimmable.recipes.widths.parse_ratios`."""
-
-
-class NetworkSettings(Section):
-    """Which network; the data decide how many classes it tells apart.
-
-    Attributes:
-        name: Of this library, torchvision or timm, or ``module:function``; see :func:`slimmable.models.build_model`.
-        width: Multiplier of every channel count before conversion, for networks that are built at several.
-        dropout: Share of the last layer's inputs that dropout sets to zero, for networks that take it.
-        pretrained: Start from published weights.
-    """
-
-    name: str
-    width: float | None = Field(default=None, gt=0)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    pretrained: bool = False
-
-
-class ClassificationSettings(Section):
-    """Image classification.
-
-    Attributes:
-        data: Which images, and how they are fed.
-        network: Which network.
-        label_smoothing: Share of the target spread over all classes, in the loss against labels.
-    """
-
-    kind: Literal["classification"] = "classification"
-    data: ImageDataSettings = ImageDataSettings()
-    network: NetworkSettings = NetworkSettings(name="digits_cnn")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-    def build(self) -> ClassificationTask:
-        """The task; data are read when the first batch, or the network, is asked for."""
-        network = self.network
-        return ClassificationTask(
-            self.data,
-            network=network.name,
-            width=network.width,
-            dropout=network.dropout,
-            pretrained=network.pretrained,
-            label_smoothing=self.label_smoothing,
-        )
 
 
 class ConversionSettings(Section):
@@ -122,7 +79,7 @@ class Recipe(Section):
         ('us-net', 'digits_cnn', 0.25, 16)
     """
 
-    task: ClassificationSettings = ClassificationSettings()
+    task: TaskSettings = ClassificationSettings()
     convert: ConversionSettings = ConversionSettings()
     method: Method = UsNet()
     train: TrainSettings

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from slimmable.recipes.config import ClassificationSettings, EvaluationSettings, NetworkSettings, Recipe
+from slimmable.recipes.config import EvaluationSettings, Recipe
 from slimmable.recipes.methods import Independent, Naive, OwsMethod, PareCoMethod, SNet, UsNet
+from slimmable.recipes.tasks import ClassificationSettings, NetworkSettings
 from slimmable.search import Platform
 from slimmable.tasks import ImageDataSettings
 from slimmable.train import Cosine, TrainSettings

@@ -11,7 +11,6 @@ from slimmable.recipes.folder import EVALUATION_JSON, OpenRun
 from slimmable.recipes.widths import NamedWidths
 from slimmable.runtime.artifact import Artifact
 from slimmable.runtime.engine import BackendName
-from slimmable.tasks.images.pipeline import preprocessing
 
 
 def export_run(
@@ -23,7 +22,7 @@ def export_run(
     backends: Sequence[BackendName] = ("onnx",),
     tables: Tables = "float32",
 ) -> Artifact:
-    """Write the network of a run as an artifact, with its classes, its preprocessing and what its widths are worth.
+    """Write the network of a run as an artifact, with classes and preprocessing, and what its widths are worth.
 
     Args:
         opened: The run, from :func:`slimmable.recipes.folder.open_run`.
@@ -54,8 +53,8 @@ def export_run(
         facts=Facts(
             name=recipe.task.network.name,
             accuracy=accuracy,
-            labels=facts.classes,
-            preprocessing=preprocessing(recipe.task.data, facts.input_size),
+            labels=facts.classes or None,
+            preprocessing=recipe.task.preprocessing(facts),
         ),
     )
 

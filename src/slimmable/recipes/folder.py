@@ -3,7 +3,7 @@
 ::
 
     recipe.yaml           the complete recipe
-    network.json          classes and input size, as the data gave them
+    network.json          input size and, of a classifier, classes, as the data gave them
     last.safetensors      the run at the end of its last whole epoch
     record.json           what it did
     curves/               for TensorBoard
@@ -13,8 +13,7 @@
     statistics.json       losses of every choice of every width (OWS)
 """
 
-import json
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +21,13 @@ import torch
 
 from slimmable.core.checkpoint import load_network, save_network
 from slimmable.core.model import SlimmableModel
-from slimmable.errors import CheckpointError, DataError, TrainingError
-from slimmable.recipes.building import NetworkFacts, converted
+from slimmable.errors import CheckpointError, TrainingError
+from slimmable.recipes.building import converted
 from slimmable.recipes.config import Recipe
+from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.reading import read_recipe, to_yaml
 from slimmable.record import atomic_write_text
-from slimmable.tasks import ClassificationTask
+from slimmable.train import Task
 
 RECIPE = "recipe.yaml"
 FACTS = "network.json"
@@ -35,15 +35,12 @@ NETWORK = "network.safetensors"
 EVALUATION_JSON = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 
-_HARMLESS = frozenset({"root", "download", "memory_limit_gib", "workers", "progress"})
-"""Data settings that change no result."""
-
 
 class OpenRun(NamedTuple):
     """A trained network, what it was trained for, and how; ``facts`` rebuild it where the data are not."""
 
     net: SlimmableModel
-    task: ClassificationTask
+    task: Task
     recipe: Recipe
     facts: NetworkFacts
 
@@ -60,10 +57,9 @@ def begin(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
         TrainingError: ``folder`` holds a run, and ``resume`` is not set.
         CheckpointError: The run to be resumed had another recipe; the first difference is named.
     """
-    data = recipe.task.data
-    if data.root is not None:
-        task = recipe.task.model_copy(update={"data": replace(data, root=str(Path(data.root).expanduser().resolve()))})
-        recipe = recipe.model_copy(update={"task": task})
+    task = recipe.task
+    if task.root is not None:
+        recipe = recipe.model_copy(update={"task": task.at(Path(task.root).expanduser().resolve())})
     path = folder / RECIPE
     if path.exists():
         if not resume:
@@ -71,7 +67,8 @@ def begin(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
                 f"{folder} already holds a run; resume it (--resume on the command line, resume=True in Python), or "
                 "choose another folder"
             )
-        _require_same(read_recipe(path).model_dump(mode="json"), recipe.model_dump(mode="json"), path)
+        free = {"calibration", "evaluation", *(f"task.{name}" for name in task.harmless)}
+        _require_same(read_recipe(path).model_dump(mode="json"), recipe.model_dump(mode="json"), path, free=free)
     elif folder.exists() and any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty and holds no run ({RECIPE} is missing); choose another folder")
     atomic_write_text(path, to_yaml(recipe))
@@ -99,13 +96,10 @@ def open_run(folder: str | Path, *, root: str | Path | None = None) -> OpenRun:
             f"slimmable train {folder / RECIPE} --folder {folder} --resume"
         )
     recipe = read_recipe(folder / RECIPE)
-    settings = recipe.task
-    if root is not None:
-        settings = settings.model_copy(update={"data": replace(settings.data, root=str(root))})
-    facts = read_facts(folder / FACTS)
-    net = converted(
-        facts.network(settings.network), facts.example_inputs(), options=recipe.convert, method=recipe.method
-    )
+    settings = recipe.task if root is None else recipe.task.at(root)
+    facts = NetworkFacts.load(folder / FACTS)
+    plain = settings.plain_network(facts)
+    net = converted(plain, facts.example_inputs(), options=recipe.convert, method=recipe.method)
     load_network(net, folder / NETWORK)
     return OpenRun(net.eval(), settings.build(), recipe, facts)
 
@@ -113,19 +107,6 @@ def open_run(folder: str | Path, *, root: str | Path | None = None) -> OpenRun:
 def save_trained(net: SlimmableModel, folder: str | Path) -> None:
     """Write the network of a run with all its statistics, in place of the one there."""
     save_network(net, Path(folder) / NETWORK)
-
-
-def read_facts(path: Path) -> NetworkFacts:
-    """What :meth:`NetworkFacts.save` wrote.
-
-    Raises:
-        DataError: The file is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return NetworkFacts.from_json(value)
 
 
 def choose_device(name: str) -> torch.device:
@@ -148,12 +129,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _require_same(found: Any, asked: Any, path: Path, key: str = "") -> None:
-    if key in ("calibration", "evaluation") or key in {f"task.data.{name}" for name in _HARMLESS}:
+def _require_same(found: Any, asked: Any, path: Path, *, free: Collection[str], key: str = "") -> None:
+    if key in free:
         return
     if isinstance(found, dict) and isinstance(asked, dict):
         for name in {**found, **asked}:
-            _require_same(found.get(name), asked.get(name), path, f"{key}.{name}" if key else name)
+            _require_same(found.get(name), asked.get(name), path, free=free, key=f"{key}.{name}" if key else name)
     elif found != asked:
         raise CheckpointError(
             f"the run to be resumed has {key} = {found!r} in {path}, now it is {asked!r}; resume with the recipe of "

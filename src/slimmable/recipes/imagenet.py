@@ -14,8 +14,9 @@ References:
 from dataclasses import replace
 
 from slimmable.models.expansions import mobilenet_v2_expansions
-from slimmable.recipes.config import ClassificationSettings, ConversionSettings, NetworkSettings, Recipe
+from slimmable.recipes.config import ConversionSettings, Recipe
 from slimmable.recipes.methods import SNet
+from slimmable.recipes.tasks import ClassificationSettings, NetworkSettings
 from slimmable.tasks import ImageDataSettings
 from slimmable.train import Exponential, Linear, Step, TrainSettings
 

@@ -19,7 +19,8 @@ from slimmable.errors import CheckpointError, CostError
 from slimmable.models import build_model
 from slimmable.recipes.building import converted
 from slimmable.recipes.config import Naive
-from slimmable.recipes.folder import FACTS, RECIPE, read_facts
+from slimmable.recipes.facts import NetworkFacts
+from slimmable.recipes.folder import FACTS, RECIPE
 from slimmable.recipes.reading import read_recipe
 from slimmable.recipes.widths import NamedWidths, name_ratios
 from slimmable.record import Json, atomic_write_json, jsonable
@@ -98,8 +99,8 @@ def named_network(
 
 def network_of_run(folder: str | Path) -> tuple[SlimmableModel, tuple[int, ...]]:
     """The network of the run in ``folder``, finished or not, as :func:`named_network` makes one of a name."""
-    recipe, facts = read_recipe(Path(folder) / RECIPE), read_facts(Path(folder) / FACTS)
-    plain = facts.network(recipe.task.network).eval()
+    recipe, facts = read_recipe(Path(folder) / RECIPE), NetworkFacts.load(Path(folder) / FACTS)
+    plain = recipe.task.plain_network(facts).eval()
     net = converted(plain, facts.example_inputs(), options=recipe.convert, method=Naive())
     return net.eval(), facts.input_size
 

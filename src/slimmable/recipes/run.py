@@ -6,15 +6,14 @@ from pathlib import Path
 
 from slimmable.core.model import SlimmableModel
 from slimmable.measure.calibration import calibrate
-from slimmable.recipes.building import NetworkFacts, new_network, sampler
+from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.figures import WidthFigures, measure, save_csv, save_json
 from slimmable.recipes.folder import EVALUATION_CSV, EVALUATION_JSON, FACTS, begin, choose_device, save_trained
 from slimmable.recipes.found import found_widths
 from slimmable.recipes.watching import watched
 from slimmable.recipes.widths import NamedWidths, name_ratios
-from slimmable.tasks import ClassificationTask
-from slimmable.train import fit
+from slimmable.train import Task, fit
 
 
 def run(
@@ -43,7 +42,7 @@ def run(
     recipe = begin(folder, recipe, resume=resume)
     task = recipe.task.build()
     net = new_network(recipe, task)
-    NetworkFacts.of(task).save(folder / FACTS)
+    recipe.task.facts(task).save(folder / FACTS)
     steps = len(task.train_batches(net, epoch=0, seed=recipe.train.seed))
     chooser = sampler(recipe, net, steps_per_epoch=steps)
     fit(
@@ -71,14 +70,14 @@ def run(
 
 def calibrate_run(
     net: SlimmableModel,
-    task: ClassificationTask,
+    task: Task,
     recipe: Recipe,
     widths: Sequence[NamedWidths],
     *,
     samples: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Measure the statistics of a recipe's network at ``widths`` on its training data.
+    """Measure the statistics of a recipe's network at ``widths`` on its training data, if it has batch norm.
 
     Args:
         net: The trained network.
@@ -88,6 +87,8 @@ def calibrate_run(
         samples: How many training samples; None is the recipe's number, or 2000.
         progress: Show progress, if standard error is a terminal.
     """
+    if not net.has_batch_norm:
+        return
     count = samples or (recipe.calibration.samples if recipe.calibration is not None else 2000)
     batches = task.calibration_batches(samples=count, seed=recipe.train.seed)
     calibrate(net, watched(batches, "calibrating", progress=progress), [named.widths for named in widths])

@@ -40,7 +40,7 @@ from slimmable.search import (
     nsga2,
     random_search,
 )
-from slimmable.tasks import ClassificationTask
+from slimmable.train import Task
 
 SearchMethod = Literal["pareco-posterior", "ows", "aows", "nsga2", "evolution", "greedy", "random"]
 
@@ -108,7 +108,7 @@ class HeldOutLoss:
         seed: Chooses them, the same for all widths.
     """
 
-    def __init__(self, net: SlimmableModel, task: ClassificationTask, *, samples: int, seed: int) -> None:
+    def __init__(self, net: SlimmableModel, task: Task, *, samples: int, seed: int) -> None:
         self.net, self.task, self.samples, self.seed = net, task, samples, seed
         self.evaluations = 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -17,18 +18,24 @@ from torch import Tensor, nn
 from slimmable.core.space import Widths
 from slimmable.cost.analytic import activation_bytes, macs, parameters
 from slimmable.errors import CheckpointError, ExtractionError
-from slimmable.recipes.building import NetworkFacts, converted
-from slimmable.recipes.config import ConversionSettings, NetworkSettings
+from slimmable.recipes.building import converted
+from slimmable.recipes.config import ConversionSettings
+from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.figures import require_calibrated
 from slimmable.recipes.folder import OpenRun
 from slimmable.recipes.methods import Naive
+from slimmable.recipes.tasks import TaskSettings
 from slimmable.recipes.widths import NamedWidths
 from slimmable.record import atomic_path, environment, jsonable
 
 FORMAT = "slimmable subnetwork"
-VERSION = 1
+VERSION = 2
+_OF_CLASSIFICATION = 1
+"""The version whose networks are all classifiers: it names the network and no task."""
 TOLERANCE = 1e-5
 """Largest difference of outputs, relative to the largest output, that folding batch norm may make."""
+
+_TASK: TypeAdapter[TaskSettings] = TypeAdapter(TaskSettings)
 
 
 def write_subnetwork(
@@ -56,7 +63,7 @@ def write_subnetwork(
     require_calibrated(net, [width])
     plain = net.extract(width.widths, fold_batch_norm=fold_batch_norm).eval()
     manifest = {
-        "network": recipe.task.network.model_dump(mode="json"),
+        "task": recipe.task.model_dump(mode="json", exclude={"data"}),
         "facts": jsonable(facts),
         "convert": recipe.convert.model_dump(mode="json"),
         "width": width.label,
@@ -84,10 +91,10 @@ def open_subnetwork(path: str | Path) -> nn.Module:
     """
     manifest, tensors = _read(path)
     facts = NetworkFacts.from_json(manifest["facts"])
-    network = NetworkSettings.model_validate_json(json.dumps(manifest["network"]))
+    task = _TASK.validate_json(json.dumps(manifest["task"]))
     options = ConversionSettings.model_validate_json(json.dumps(manifest["convert"]))
     # Any batch norm will do to get modules of the right sizes; their content comes from the file.
-    net = converted(facts.network(network), facts.example_inputs(), options=options, method=Naive()).eval()
+    net = converted(task.plain_network(facts), facts.example_inputs(), options=options, method=Naive()).eval()
     widths = net.space.widths(Widths.from_json(manifest["widths"]))
     plain = net.extract(widths, fold_batch_norm=manifest["fold_batch_norm"]).eval()
     own = plain.state_dict()
@@ -107,12 +114,16 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a sub-network: {error}") from error
-    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+    version = metadata.get("version")
+    if metadata.get("format") != FORMAT or version not in map(str, (_OF_CLASSIFICATION, VERSION)):
         raise CheckpointError(
-            f"{path} has format {metadata.get('format')!r}, version {metadata.get('version')!r}; expected {FORMAT!r}, "
-            f"version {VERSION}, as slimmable extract writes it"
+            f"{path} has format {metadata.get('format')!r}, version {version!r}; expected {FORMAT!r}, version "
+            f"{_OF_CLASSIFICATION} or {VERSION}, as slimmable extract writes it"
         )
-    return json.loads(metadata["manifest"]), tensors
+    manifest = json.loads(metadata["manifest"])
+    if version == str(_OF_CLASSIFICATION):
+        manifest["task"] = {"kind": "classification", "network": manifest["network"]}
+    return manifest, tensors
 
 
 def _check(opened: OpenRun, width: NamedWidths, path: Path, *, exact: bool) -> None:

@@ -11,7 +11,7 @@ from slimmable.cli.main import main
 from slimmable.cli.parser import parse
 from slimmable.cost.latency import LatencyModel
 from slimmable.recipes import RECIPES, read_recipe, recipe
-from slimmable.recipes.building import NetworkFacts
+from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.folder import FACTS, begin
 from slimmable.recipes.profiling import LATENCY, network_of_run
 

@@ -18,6 +18,9 @@ OPTIONS = {
     "calibrate": ["--device", "--root", "--samples", "--widths", "RUN"],
     "eval": ["--calibrate", "--csv", "--device", "--json", "--root", "--widths", "RUN"],
     "extract": ["--fold-batch-norm", "--output", "--width", "-o", "RUN"],
+    "upscale": ["--device", "--output", "--tile", "--width", "-o", "RUN", "IMAGE"],
+    "export": ["--output", "--runtime", "--tables", "--widths", "-o", "RUN"],
+    "bench": ["--batch", "--json", "--memory", "--plot", "--rounds", "--runtime", "--threads", "FILE"],
     "profile": [
         *("--batch", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size", "--max-ratio"),
         *("--min-ratio", "--output", "--resume", "--rounds", "--threads", "--widths", "-o", "MODEL"),

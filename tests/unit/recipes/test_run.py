@@ -11,7 +11,7 @@ from slimmable import CostModel
 from slimmable.errors import CalibrationError, CheckpointError, DataError, TrainingError
 from slimmable.measure.evaluation import evaluate
 from slimmable.recipes import open_run, read_recipe, run
-from slimmable.recipes.building import NetworkFacts, new_network, sampler
+from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.figures import measure, require_calibrated
 from slimmable.recipes.folder import begin, choose_device
 from slimmable.recipes.widths import name_ratios
@@ -114,7 +114,7 @@ def test_what_is_not_there_cannot_be_opened(tmp_path, remove, message):
         open_run(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"classes": ["a"]}', '{"classes": ["a"], "input_size": ["x"]}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"classes": ["a"]}', '{"classes": ["a"], "input_size": ["x"]}'])
 def test_damaged_facts_are_a_clear_error(finished, tmp_path, content):
     folder, _, _ = finished
     for path in folder.glob("*.*"):
@@ -182,7 +182,8 @@ def test_channels_are_sorted_before_training_and_a_run_is_opened_with_the_order_
 
 
 def test_facts_are_what_the_data_say():
-    facts = NetworkFacts.of(read_recipe("digits/us-net").task.build())
+    settings = read_recipe("digits/us-net").task
+    facts = settings.facts(settings.build())
 
     assert facts.input_size == (1, 8, 8)
     assert len(facts.classes) == 10

@@ -1,6 +1,6 @@
 """From image files to tensors of bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +130,8 @@ def decode(images: FileImages, side: int, *, shorter: int, threads: int, progres
 
     starts = range(0, len(images), CHUNK)
     height, width = images.size(0)
-    with ThreadPoolExecutor(max(1, threads)) as pool, _bar(len(images), progress) as advance:
+    shown = progress and len(images) >= BAR_FROM
+    with ThreadPoolExecutor(max(1, threads)) as pool, progress_bar(len(images), shown=shown) as advance:
         if height * width < SMALL:
             for start in starts:
                 advance(fill(start))
@@ -158,11 +159,13 @@ def with_channels(images_NHWC: Tensor, channels: int) -> Tensor:
 
 
 @contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Any]:
+def progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
+    """A function that is told how many more of ``total`` images are decoded, and shows it on standard error."""
+
     def silent(_: int) -> None:
         """Show nothing."""
 
-    if not progress or total < BAR_FROM:
+    if not shown:
         yield silent
         return
     try:

@@ -45,7 +45,7 @@ def scan_split(folder: Path) -> FolderSplit:
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(folder / name)
+        found = image_files(folder / name)
         if not found:
             raise DataError(
                 f"class folder {folder / name} holds no image; expected files ending in {', '.join(SUFFIXES)}. "
@@ -95,7 +95,8 @@ def scan_folder(root: Path) -> tuple[FolderSplit, FolderSplit | None, FolderSpli
     return train, found.get("val") if "test" in found else None, test
 
 
-def _images(folder: Path) -> list[str]:
+def image_files(folder: Path) -> list[str]:
+    """Files anywhere below ``folder`` that are images by their ending, in alphabetical order."""
     found = []
     for parent, _, names in os.walk(folder):
         found += [os.path.join(parent, name) for name in names if name.lower().endswith(SUFFIXES)]  # noqa: PTH118
