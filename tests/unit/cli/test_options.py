@@ -22,8 +22,9 @@ OPTIONS = {
     "export": ["--output", "--runtime", "--tables", "--widths", "-o", "RUN"],
     "bench": ["--batch", "--json", "--memory", "--plot", "--rounds", "--runtime", "--threads", "FILE"],
     "profile": [
-        *("--batch", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size", "--max-ratio"),
-        *("--min-ratio", "--output", "--resume", "--rounds", "--threads", "--widths", "-o", "MODEL"),
+        *("--batch", "--bench", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size"),
+        *("--max-ratio", "--min-ratio", "--output", "--resume", "--rounds", "--runtime", "--threads", "--widths"),
+        *("-o", "MODEL"),
     ],
     "search": [
         *("--budget", "--device", "--json", "--latency", "--method", "--root", "--samples", "--seed", "--trials"),
