@@ -37,9 +37,7 @@ def command(options: Options) -> int:
     if options.bench:
         model = from_bench(options.bench, net, backend=options.runtime)
         model.save(path)
-        write(
-            f"error in cross-validation: {model.error:.2f} % in the mean; searches keep a margin of {model.spread:.2f} %"
-        )
+        write(f"error in cross-validation: {model.error:.2f} % in the mean; margin of searches {model.spread:.2f} %")
         write(f"the model is in {shlex.quote(str(path))}")
         return 0
     settings = ProfileSettings(
