@@ -307,11 +307,10 @@ def sizes(case: Case) -> dict[str, float]:
 
 
 _NATIVE_MEMORY = """
-import json, sys
-from pathlib import Path
+import json, sys, time
 import numpy as np, onnxruntime
 from slimmable.runtime.engine import trim
-from slimmable.runtime.memory import _own
+from slimmable.runtime.memory import own_memory, watched
 small, path, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
@@ -323,12 +322,13 @@ def load(path):
 session = load(small)
 del session
 trim()
-Path("/proc/self/clear_refs").write_text("5")
-before = _own()
-session = load(path)
-trim()
-after = _own()
-print(json.dumps([after["VmRSS"] - before["VmRSS"], after["VmHWM"] - before["VmRSS"]]))
+before = own_memory()
+with watched() as most:
+    session = load(path)
+    trim()
+    time.sleep(0.5)
+    after = own_memory()
+print(json.dumps([after["VmRSS"] - before["VmRSS"], most[0] - before["RssAnon"]]))
 """
 
 

@@ -17,6 +17,10 @@ _TYPES: Final = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of types where NumPy has others."""
 
 
+_KEPT: Final = 128
+"""Graphs with references that are kept; each takes some kilobytes."""
+
+
 class OnnxBackend:
     """Sessions of ONNX Runtime on the CPU.
 
@@ -43,6 +47,7 @@ class OnnxBackend:
             ) from error
         self._onnxruntime: Any = onnxruntime
         self._options = options or Options()
+        self._models: dict[Any, bytes] = {}
 
     def prepare(self, graph: bytes) -> None:
         """Nothing: a graph is read together with its tensors."""
@@ -57,7 +62,7 @@ class OnnxBackend:
             About what loading a file of this width costs.
         """
         tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        model = with_references(graph, tensors)
+        model = self._model(graph, tensors)
         try:
             values = [self._onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
             settings = self._settings()
@@ -66,6 +71,16 @@ class OnnxBackend:
         except Exception as error:
             raise DeploymentError(f"ONNX Runtime cannot build a session from the graph: {error}") from error
         return OnnxSession(session, signature)
+
+    def _model(self, graph: bytes, tensors: Arrays) -> bytes:
+        """The graph with references to its tensors, kept for the next time that the width is built."""
+        key = (graph, tuple((name, each.shape, each.dtype.num) for name, each in tensors.items()))
+        known = self._models.get(key)
+        if known is None:
+            if len(self._models) >= _KEPT:
+                self._models.clear()
+            known = self._models[key] = with_references(graph, tensors)
+        return known
 
     def _settings(self) -> Any:
         settings = self._onnxruntime.SessionOptions()
