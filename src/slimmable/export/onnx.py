@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from slimmable.core.twins import twin, with_tensors
 from slimmable.errors import ExtractionError, MissingDependencyError
@@ -129,7 +130,7 @@ def _varies(program: torch.export.ExportedProgram) -> bool:
     """Whether the batch of any input may vary."""
     names = program.graph_signature.user_inputs
     inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder") if node.name in names]
-    return any(isinstance(each, Tensor) and not isinstance((*each.shape, 1)[0], int) for each in inputs)
+    return any(isinstance(each, Tensor) and not is_concrete_int((*each.shape, 1)[0]) for each in inputs)
 
 
 def _selecting(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

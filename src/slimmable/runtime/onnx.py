@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from slimmable.errors import DeploymentError, MissingDependencyError
 from slimmable.runtime.base import Arrays, Options, Order, Signature
 from slimmable.runtime.inputs import Input, checked
-from slimmable.runtime.protobuf import with_references
+from slimmable.runtime.protobuf import Place, with_references
 
 _TYPES: Final = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of types where NumPy has others."""
@@ -49,9 +49,6 @@ class OnnxBackend:
         self._options = options or Options()
         self._models: dict[Any, bytes] = {}
 
-    def prepare(self, graph: bytes) -> None:
-        """Nothing: a graph is read together with its tensors."""
-
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> OnnxSession:
         """A session from a weight-less graph and finished tensors by part name; see :class:`slimmable.runtime.base`.
 
@@ -62,24 +59,28 @@ class OnnxBackend:
             About what loading a file of this width costs.
         """
         tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        model = self._model(graph, tensors)
+        places, buffers = _places(tensors)
+        model = self._model(graph, tensors, places)
         try:
-            values = [self._onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
             settings = self._settings()
-            settings.add_external_initializers(list(tensors), values)
+            sizes = [buffer.nbytes for buffer in buffers.values()]
+            settings.add_external_initializers_from_files_in_memory(list(buffers), list(buffers.values()), sizes)
             session = self._onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise DeploymentError(f"ONNX Runtime cannot build a session from the graph: {error}") from error
         return OnnxSession(session, signature)
 
-    def _model(self, graph: bytes, tensors: Arrays) -> bytes:
+    def prepare(self, graph: bytes) -> None:
+        """Nothing: a graph is read together with its tensors."""
+
+    def _model(self, graph: bytes, tensors: Arrays, places: Mapping[str, Place]) -> bytes:
         """The graph with references to its tensors, kept for the next time that the width is built."""
-        key = (graph, tuple((name, each.shape, each.dtype.num) for name, each in tensors.items()))
+        key = (graph, *((name, x.shape, x.dtype.num, places[name]) for name, x in tensors.items()))
         known = self._models.get(key)
         if known is None:
             if len(self._models) >= _KEPT:
                 self._models.clear()
-            known = self._models[key] = with_references(graph, tensors)
+            known = self._models[key] = with_references(graph, tensors, places)
         return known
 
     def _settings(self) -> Any:
@@ -134,6 +135,24 @@ class OnnxSession:
     def close(self) -> None:
         """Give back what it holds, once runs that have begun are over."""
         self._session = None
+
+
+def _places(tensors: Arrays) -> tuple[dict[str, Place], dict[str, np.ndarray]]:
+    """Where each tensor lies in which buffer, and the buffers by the names that the graph is to call them."""
+    names: dict[int, str] = {}
+    buffers: dict[str, np.ndarray] = {}
+    places: dict[str, Place] = {}
+    for name, array in tensors.items():
+        whole = array.base if isinstance(array.base, np.ndarray) and array.base.flags.c_contiguous else array
+        if (file := names.get(id(whole))) is None:
+            file = names[id(whole)] = f"memory/{len(names)}"
+            buffers[file] = whole.reshape(-1).view(np.uint8)
+        places[name] = Place(file, _address(array) - _address(buffers[file]))
+    return places, buffers
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def _input(found: Any) -> Input:

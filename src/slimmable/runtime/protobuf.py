@@ -6,7 +6,8 @@ that say ``model { graph { initializer { ... } } }`` behind those of a graph wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -59,14 +60,33 @@ def with_tensors(graph: bytes, arrays: Arrays) -> bytes:
     return b"".join([graph, *(piece for name in arrays for piece in _stored(name, arrays[name]))])
 
 
-def with_references(graph: bytes, arrays: Arrays) -> bytes:
-    """The graph with names, types and sizes of its tensors, whose values are said to lie elsewhere.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor's values lie: bytes of a file, which need not be one on a disk."""
+
+    file: str
+    offset: int
+
+
+def with_references(graph: bytes, arrays: Arrays, places: Mapping[str, Place]) -> bytes:
+    """The graph with names, types and sizes of its tensors, whose values lie elsewhere.
+
+    Args:
+        graph: The graph without tensors.
+        arrays: Its tensors.
+        places: Where each of them lies.
 
     Raises:
         DeploymentError: ONNX has no such type of number.
     """
-    elsewhere = _message(_EXTERNAL, _message(1, b"location") + _message(2, b"memory")) + _number(_LOCATION, 1)
-    return b"".join([graph, *(_initializer(_head(name, arrays[name]) + elsewhere) for name in arrays)])
+    pieces = [graph]
+    for name, array in arrays.items():
+        place = places[name]
+        told = {"location": place.file, "offset": str(place.offset), "length": str(array.nbytes)}
+        entries = (_message(1, key.encode()) + _message(2, value.encode()) for key, value in told.items())
+        elsewhere = b"".join(_message(_EXTERNAL, entry) for entry in entries) + _number(_LOCATION, 1)
+        pieces.append(_initializer(_head(name, array) + elsewhere))
+    return b"".join(pieces)
 
 
 def names_files(graph: bytes) -> bool:
