@@ -16,7 +16,7 @@ from slimmable.runtime import Artifact, Runtime
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("task.data.train_samples=256", "task.data.batch_size=32", "evaluation.widths=0.25:1.0:0.25")
-BACKENDS = ("onnx", "openvino", "executorch", "torch")
+BACKENDS = ("onnx", "openvino", "torch")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,6 @@ def command(options: Options) -> int:
     )
     for each in found.widths:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in each.accuracy.items())
-        write(f"  {each.name}: {count(each.costs['macs'].value)} MACs{', ' if figures else ''}{figures}")
+        write(f"  {each.name}: {count(int(each.costs['macs'].value))} MACs{', ' if figures else ''}{figures}")
     write(f"{path}: {len(found.widths)} widths for {', '.join(found.backends)}, {memory(path.stat().st_size)}")
     return 0
