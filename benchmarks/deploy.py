@@ -202,6 +202,7 @@ def latencies(case: Case, backend: BackendName, batches: list[int], options: arg
     cells: list[Cell] = []
     for width in case.widths:
         with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
+            time.sleep(1.5)  # until what building left behind is tidied up
             cells += [compared(case, backend, width, batch, runtime, options) for batch in batches]
         gc.collect()
     return cells
