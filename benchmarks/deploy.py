@@ -4,7 +4,7 @@ For each network, five widths (0.25, 0.5, 0.75, 1.0 and one drawn for each layer
 width stands a network of that width exported by the runtime's own means from plain PyTorch, batch norm folded. Both
 run in turn, with the same native network a second time as control: what that one strays from 1 is noise.
 
-* ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native network's, the
+* ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native one, the
   worst cell; ``..._median`` the median of all cells; ``extracted_ratio``: the plain extracted module;
 * ``onnxruntime_switch_ratio``: a width that was not in memory, over loading the file of that width natively;
   ``torch_switch_ms``: the same in PyTorch, the slowest MobileNet; ``cached_us``: a width that is in memory;
