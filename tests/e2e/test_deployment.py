@@ -60,7 +60,7 @@ def test_the_file_tells_what_the_run_knew(run, artifact):
     }
 
 
-def test_bench_times_every_width_and_draws_them(artifact, tmp_path, capsys):
+def test_bench_times_every_width_and_draws_them(run, artifact, tmp_path, capsys):
     figures, plot = tmp_path / "bench.json", tmp_path / "bench.svg"
     command = ["bench", str(artifact), "--runtime", "onnx,torch", "--rounds", "3", "--batch", "1,4", "--memory"]
     assert main([*command, "--json", str(figures), "--plot", str(plot)]) == 0
@@ -72,6 +72,11 @@ def test_bench_times_every_width_and_draws_them(artifact, tmp_path, capsys):
     assert all(row["throughput"] == pytest.approx(1e3 * row["batch"] / row["milliseconds"]) for row in rows)
     assert all(row["memory"]["peak"] >= 0 for row in rows)
     assert plot.read_text().startswith("<svg")
+    command = ["export", str(run), "-o", str(tmp_path / "told.slim"), "--widths", "0.25,0.5", "--bench", str(figures)]
+    assert main(command) == 0
+    for stored in Artifact(tmp_path / "told.slim").widths:
+        told = {(each.backend, each.batch): each.milliseconds for each in stored.latencies}
+        assert told == {(r["backend"], r["batch"]): r["milliseconds"] for r in rows if r["width"] == stored.name}
 
 
 ALONE = """

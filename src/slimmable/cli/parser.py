@@ -132,6 +132,9 @@ def _export(parser: ArgumentParser) -> None:
         "--runtime", default="onnx", metavar="NAME,...", help="what is to run it: onnx, openvino, executorch, torch"
     )
     parser.add_argument(
+        "--bench", metavar="FILE", help="JSON of slimmable bench: the file tells the latencies measured there"
+    )
+    parser.add_argument(
         "--tables", default="float32", choices=["float32", "float16"], help="float16 halves what one more width costs"
     )
 

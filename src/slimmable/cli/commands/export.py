@@ -16,7 +16,13 @@ def command(options: Options) -> int:
     widths = read_widths(options.widths, opened.net.space)
     path = Path(options.output)
     found = export_run(
-        opened, options.run, widths, path, backends=backends_from(options.runtime), tables=options.tables
+        opened,
+        options.run,
+        widths,
+        path,
+        backends=backends_from(options.runtime),
+        tables=options.tables,
+        latencies=options.bench,
     )
     for each in found.widths:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in each.accuracy.items())
