@@ -225,8 +225,20 @@ def _stored(each: StoredWidths) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- reading
 
 
+_MOST_CHANNELS = 1 << 20
+"""Of a group: all its choices are listed."""
+
+
+def _space(found: Any) -> WidthSpace:
+    for group in found["groups"]:
+        for name in ("base", "minimum", "maximum", "divisor"):
+            if _size(group[name]) > _MOST_CHANNELS:
+                raise ValueError(f"a group has the {name} {group[name]}")
+    return WidthSpace.from_json(found)
+
+
 def _read(found: dict[str, Any]) -> Manifest:
-    space = WidthSpace.from_json(found["space"])
+    space = _space(found["space"])
     count = len(space.groups)
     axes = [Axis(tuple(_segment(each, count) for each in axis)) for axis in found["axes"]]
     parts = tuple(_part(each, axes) for each in found["parts"])
