@@ -79,6 +79,22 @@ def test_bench_times_every_width_and_draws_them(run, artifact, tmp_path, capsys)
         assert told == {(r["backend"], r["batch"]): r["milliseconds"] for r in rows if r["width"] == stored.name}
 
 
+def test_integers_take_a_quarter_of_the_size_and_answer_alike(run, artifact, tmp_path):
+    path = tmp_path / "small.slim"
+    command = ["export", str(run), "-o", str(path), "--widths", "0.25,0.5,1.0", "--store", "int8", "--samples", "64"]
+    assert main(command) == 0
+    weights = [
+        sum(each.nbytes for name, each in Artifact(file)._tensors.items() if name.startswith(("weight/", "scale/")))
+        for file in (artifact, path)
+    ]
+    assert weights[0] / weights[1] > 3.5
+    images = next(iter(open_run(run).task.calibration_batches(samples=64, seed=0)))[0].numpy()
+    with Runtime(artifact) as exact, Runtime(path) as rounded:
+        for at in range(3):
+            expected, found = exact.run(images, at=at)[0], rounded.run(images, at=at)[0]
+            assert 10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()) > 20
+
+
 ALONE = """
 import sys, time
 began = time.perf_counter()

@@ -137,6 +137,16 @@ def _export(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tables", default="float32", choices=["float32", "float16"], help="float16 halves what one more width costs"
     )
+    parser.add_argument(
+        "--store",
+        default="float32",
+        choices=["float32", "int8"],
+        help="int8: weights in eight bits, for onnx, openvino",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=200, metavar="N", help="of --store int8: training examples that tell the ranges"
+    )
+    _root(parser)
 
 
 def _bench(parser: ArgumentParser) -> None:

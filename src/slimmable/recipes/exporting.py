@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimmable.errors import DataError, WidthError
-from slimmable.export.artifact import Facts, Tables, write_artifact
+from slimmable.export.artifact import Facts, Store, Tables, write_artifact
 from slimmable.recipes.figures import require_calibrated
 from slimmable.recipes.folder import EVALUATION_JSON, OpenRun
 from slimmable.recipes.widths import NamedWidths
@@ -22,6 +22,8 @@ def export_run(
     *,
     backends: Sequence[BackendName] = ("onnx",),
     tables: Tables = "float32",
+    store: Store = "float32",
+    samples: int = 200,
     latencies: str | Path | None = None,
 ) -> Artifact:
     """Write the network of a run as an artifact, with classes and preprocessing, and what its widths are worth.
@@ -33,6 +35,8 @@ def export_run(
         path: The file.
         backends: Runtimes to write graphs for.
         tables: Precision of the folded vectors.
+        store: Precision of the weights; ``int8`` finds ranges of activations with training data.
+        samples: Training examples for that.
         latencies: What ``slimmable bench`` measured of an artifact of this run; the new one then tells it.
 
     Raises:
@@ -40,7 +44,7 @@ def export_run(
         WidthError: Two widths have one name.
         DataError: Figures that cannot be read.
     """
-    net, _, recipe, facts = opened
+    net, task, recipe, facts = opened
     require_calibrated(net, widths)
     named = {each.label: each.widths for each in widths}
     if len(named) < len(widths):
@@ -54,6 +58,8 @@ def export_run(
         example_inputs=facts.example_inputs(),
         backends=backends,
         tables=tables,
+        store=store,
+        calibration=task.calibration_batches(samples=samples, seed=0) if store == "int8" else (),
         facts=Facts(
             name=recipe.task.network.name,
             accuracy=accuracy,

@@ -19,7 +19,9 @@ OPTIONS = {
     "eval": ["--calibrate", "--csv", "--device", "--json", "--root", "--widths", "RUN"],
     "extract": ["--fold-batch-norm", "--output", "--width", "-o", "RUN"],
     "upscale": ["--device", "--output", "--tile", "--width", "-o", "RUN", "IMAGE"],
-    "export": ["--bench", "--output", "--runtime", "--tables", "--widths", "-o", "RUN"],
+    "export": [
+        *("--bench", "--output", "--root", "--runtime", "--samples", "--store", "--tables", "--widths", "-o", "RUN")
+    ],
     "bench": ["--batch", "--json", "--memory", "--plot", "--rounds", "--runtime", "--threads", "FILE"],
     "profile": [
         *("--batch", "--bench", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size"),

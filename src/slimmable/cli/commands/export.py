@@ -12,7 +12,7 @@ from slimmable.runtime.engine import backends_from
 
 def command(options: Options) -> int:
     """Write the artifact of a run."""
-    opened = open_run(options.run)
+    opened = open_run(options.run, root=options.root)
     widths = read_widths(options.widths, opened.net.space)
     path = Path(options.output)
     found = export_run(
@@ -22,6 +22,8 @@ def command(options: Options) -> int:
         path,
         backends=backends_from(options.runtime),
         tables=options.tables,
+        store=options.store,
+        samples=options.samples,
         latencies=options.bench,
     )
     for each in found.widths:
