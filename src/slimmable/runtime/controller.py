@@ -33,11 +33,11 @@ class State:
         percentile: The percentile it holds for.
         p50_ms: Median latency of the requests of the last seconds; None without requests.
         tail_ms: That percentile of these latencies.
-        slow_down: Times of these runs over those profiled; 1 on an idle device.
+        slow_down: Times of these runs over the least profiled; about 1 on an idle device.
         requests: Requests answered so far, by name of the width.
         ups: Switches to a wider one.
         downs: Switches to a narrower one.
-        profile_ms: Median milliseconds of one example on this device, by name of the width, cheapest first.
+        profile_ms: Milliseconds of one undisturbed example on this device, by name of the width, cheapest first.
         switches: The last switches, oldest first; widths by their places in the artifact.
     """
 
@@ -267,7 +267,7 @@ class AdaptiveModel:
             requests={names[place]: counts.requests.get(place, 0) for place in self._plan.order},
             ups=counts.ups,
             downs=counts.downs,
-            profile_ms={names[place]: self._plan.profile.milliseconds(place) for place in self._plan.order},
+            profile_ms={names[place]: 1e3 * self._plan.speeds[place].least for place in self._plan.order},
             switches=governor.switches,
         )
 

@@ -18,13 +18,13 @@ class Speed:
     """How fast one stored width runs on this device while nothing else does; all in seconds.
 
     Attributes:
-        median: Median time of one example.
-        tail: The asked percentile of it.
+        least: Time of one example when nothing disturbs it.
+        tail: The asked percentile of its times.
         drain: Least time per example when many wait: run one by one, or in batches where these pay.
         together: Time of the run that drains so fast.
     """
 
-    median: float
+    least: float
     tail: float
     drain: float
     together: float
@@ -32,7 +32,7 @@ class Speed:
     @staticmethod
     def alone(seconds: float) -> Speed:
         """The speed of a width that always takes the same time and gains nothing from batches."""
-        return Speed(median=seconds, tail=seconds, drain=seconds, together=seconds)
+        return Speed(least=seconds, tail=seconds, drain=seconds, together=seconds)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +41,7 @@ class Trace:
 
     Attributes:
         arrived: When they came, in seconds of the controller's clock.
-        factor: Time of their run over the profiled median of the width that ran: 1 on an idle device.
+        factor: Time of their run over the least profiled of the width that ran: 1 where nothing disturbs it.
         overhead: Seconds they spent neither waiting for their turn nor running (reading, decoding, answering).
         latency: Seconds from arrival to answer.
         size: Examples in each.
@@ -90,9 +90,9 @@ def forecast(trace: Trace, speed: Speed, *, serial: bool, backlog: float = 0.0, 
     r"""Seconds that each request of a trace would have taken at a width of this speed.
 
     A request that came at :math:`a_n` and ran :math:`f_n` times slower than on an idle device would have run
-    :math:`f_n m` seconds, with :math:`m` the median of that width. If requests run one after the other, as behind the
-    queue of a server, it also waits for those before it. With work :math:`w_n = f_n d` and the time until which the
-    device is busy, :math:`D_n = \max(D_{n-1}, a_n) + w_n`, it waits :math:`D_n - w_n - a_n`; in closed form
+    :math:`f_n m` seconds, with :math:`m` the least time of that width. If requests run one after the other, as behind
+    the queue of a server, it also waits for those before it. With work :math:`w_n = f_n d` and the time until which
+    the device is busy, :math:`D_n = \max(D_{n-1}, a_n) + w_n`, it waits :math:`D_n - w_n - a_n`; in closed form
 
     .. math:: D_n = W_n + \max_{k \le n} (a_k - W_{k-1}), \qquad W_n = \sum_{k \le n} w_k.
 
@@ -114,7 +114,7 @@ def forecast(trace: Trace, speed: Speed, *, serial: bool, backlog: float = 0.0, 
         [0.25, 0.5, 0.25]
     """
     factor = trace.factor * slower
-    alone = (speed.median + (trace.size - 1) * speed.drain) * factor
+    alone = (speed.least + (trace.size - 1) * speed.drain) * factor
     if not serial or not len(trace):
         return alone + trace.overhead
     work = speed.drain * trace.size * factor

@@ -25,8 +25,8 @@ class LatencyTarget:
     at least two, take longer than the target.
 
     * **Down**: if the active width is late, the widest that would stay below ``1 - safety / 2`` of the target takes
-      over, however many steps that are; if none would, the cheapest. What is slow for a moment because the width
-      before left a backlog is no reason to step down again: the replay knows how soon it is worked off.
+      over, however many steps that are; if none would, the cheapest. A backlog is part of the replay, so who takes
+      over works it off in time; that requests of the width before were late is no reason to step down again.
     * **Up**: one step, if the requests of the last ``hold`` seconds would have been in time at the next width though
       everything took ``1 / (1 - safety)`` times as long, and no switch was made in that time. If a step up has to be
       taken back within 15 s under a similar load, the hold is doubled for the next try, until ``longest_hold``; under
@@ -93,8 +93,8 @@ class LatencyTarget:
         """The place among the candidates of the active width, or of the next cheaper one if it may not serve."""
         if seen.active in seen.candidates:
             return seen.candidates.index(seen.active)
-        active = seen.speeds[seen.active].median
-        cheaper = [place for place, each in enumerate(seen.candidates) if seen.speeds[each].median <= active]
+        active = seen.speeds[seen.active].least
+        cheaper = [place for place, each in enumerate(seen.candidates) if seen.speeds[each].least <= active]
         return cheaper[-1] if cheaper else 0
 
     def _by_profile(self, seen: Observation, place: int, quiet: float) -> Choice:
@@ -113,9 +113,8 @@ class LatencyTarget:
         return Choice(seen.candidates[0], f"{late}; this is the cheapest")
 
     def _soon(self, seen: Observation, recent: Trace, index: int) -> Floats:
-        """Latencies at a width if requests go on coming as of late; only the later half, when a backlog may be gone."""
-        told = forecast(recent, seen.speeds[index], serial=seen.serial, backlog=seen.waiting)
-        return told[-max(self.least, len(told) // 2) :]
+        """Latencies at a width if requests go on coming as of late, behind those that wait."""
+        return forecast(recent, seen.speeds[index], serial=seen.serial, backlog=seen.waiting)
 
     def _wider(self, seen: Observation, index: int, hold: float) -> Floats:
         trace = seen.trace.since(seen.now - hold, least=self.least)
@@ -129,9 +128,9 @@ class LatencyTarget:
         """Seconds without a switch before a step up to ``wider``: doubled by each failure since the last success."""
         failures, failed_at = 0, 0.0
         for up, after in pairwise(seen.switches):
-            if up.manual or up.target != wider or seen.speeds[up.source].median >= seen.speeds[wider].median:
+            if up.manual or up.target != wider or seen.speeds[up.source].least >= seen.speeds[wider].least:
                 continue
-            undone = not after.manual and seen.speeds[after.target].median < seen.speeds[wider].median
+            undone = not after.manual and seen.speeds[after.target].least < seen.speeds[wider].least
             similar = after.demand < _MORE_LOAD * up.demand
             failures = failures + 1 if undone and similar and after.at - up.at < _TRIAL else 0
             failed_at = after.demand

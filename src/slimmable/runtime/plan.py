@@ -98,7 +98,7 @@ def plan(
     Batches are bounded to half of the target for the latency: who comes while one runs has to wait for it.
 
     Raises:
-        DeploymentError: No width fits, or the fastest is slower than the target, and the budget is strict.
+        DeploymentError: No width fits, or even the fastest run was slower than the target, and the budget is strict.
     """
     stored = runtime.artifact.widths
     nbytes = {place: runtime.nbytes(place) for place in range(len(stored))}
@@ -108,12 +108,7 @@ def plan(
     order = tuple(place for place in order if place in allowed)
     most, limit = max(batches, default=1), _BATCH_SHARE * budget.seconds
     speeds = {place: profile.speed(place, budget.percentile, most=most, limit=limit) for place in order}
-    fastest = min(order, key=lambda place: speeds[place].tail)
-    if speeds[fastest].tail > budget.seconds:
-        budget.miss(
-            f"p{budget.percentile:g} below {budget.latency_ms:g} ms was asked for; the least on this device is "
-            f"{1e3 * speeds[fastest].tail:.3g} ms, at width {stored[fastest].name}"
-        )
+    _within_reach(budget, {stored[place].name: speeds[place] for place in order})
     return Plan(
         names=tuple(each.name for each in stored),
         order=order,
@@ -123,6 +118,17 @@ def plan(
         nbytes=nbytes,
         budget=budget,
     )
+
+
+def _within_reach(budget: Budget, speeds: Mapping[str, Speed]) -> None:
+    """Pass if some width can meet the target; one that only its tail exceeds may do so on a quieter device."""
+    name = min(speeds, key=lambda name: speeds[name].tail)
+    tail, least = (f"{1e3 * seconds:.3g} ms" for seconds in (speeds[name].tail, speeds[name].least))
+    asked = f"p{budget.percentile:g} below {budget.latency_ms} ms was asked for"
+    if speeds[name].least > budget.seconds:
+        budget.miss(f"{asked}; the least on this device is {least}, at width {name}")
+    elif speeds[name].tail > budget.seconds:
+        _log.warning("%s; now it is %s, at width %s, whose fastest run took %s", asked, tail, name, least)
 
 
 def _within(budget: Budget, nbytes: Mapping[int, int]) -> list[int]:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from slimmable.runtime.switchable import Input, Switchable
 
 SCHEMA = 1
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "executorch": "executorch"}
-_WARM_UP = 2
+_TURNS = 3
 _PAYS = 0.9
+_DISTURBED = 1.5
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ class Profile:
         return float(np.percentile(self.times[index][batch], percentile))
 
     def expected(self, index: int, examples: int) -> float:
-        """Median seconds of a run with so many examples, on a line between the batches that were timed.
+        """Seconds of a run with so many examples when nothing disturbs it, on a line between the batches timed.
+
+        The least of the times is what other work on the device falsifies least.
 
         >>> profile = Profile(names=("1.0",), times={0: {1: (10.0,), 4: (22.0,)}})
         >>> [round(1e3 * profile.expected(0, examples)) for examples in (1, 2, 4, 8)]
@@ -56,10 +58,10 @@ class Profile:
         """
         known = self.times[index]
         batches = sorted(known)
-        medians = [statistics.median(known[batch]) / 1e3 for batch in batches]
+        least = [known[batch][0] / 1e3 for batch in batches]
         if examples > batches[-1]:
-            return medians[-1] * examples / batches[-1]
-        return float(np.interp(examples, batches, medians))
+            return least[-1] * examples / batches[-1]
+        return float(np.interp(examples, batches, least))
 
     def batch(self, index: int, most: int, limit: float = math.inf) -> int:
         """How many waiting examples to run together: as many as pay, in at most ``limit`` seconds.
@@ -81,11 +83,17 @@ class Profile:
         batch = self.batch(index, most, limit)
         together = self.expected(index, batch)
         return Speed(
-            median=self.milliseconds(index) / 1e3,
+            least=self.expected(index, 1),
             tail=self.milliseconds(index, percentile) / 1e3,
             drain=together / batch,
             together=together,
         )
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the device had other work: half of the runs of a width took half as long again as its fastest."""
+        slow = [self.milliseconds(index) / times[1][0] for index, times in self.times.items()]
+        return max(slow) > _DISTURBED
 
     def to_json(self) -> dict[str, Json]:
         """A JSON object: milliseconds by name of the width and batch."""
@@ -105,17 +113,16 @@ def measure(
     seconds: float = 3.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Profile:
-    """Times of stored widths, taken in turns, after every one has run twice.
+    """Times of stored widths, taken in turns, so that what disturbs the device for a while disturbs all of them.
 
-    Widths are interleaved, so that what disturbs the device for a while disturbs all of them; unless the runtime keeps
-    too few sessions at a time for that: then they are timed one after the other, each built once.
+    If the runtime keeps too few sessions for that, turns are longer: every width is built three times.
 
     Args:
         runtime: What runs them.
         indices: Their places.
         batches: Examples of a run; 1 is always among them.
         rounds: Runs of each width and batch.
-        least: Runs that are made even if ``seconds`` are over.
+        least: Runs that are made even if ``seconds`` are over; of batches about half.
         seconds: About how long it may take.
         clock: Seconds.
     """
@@ -123,29 +130,28 @@ def measure(
     inputs = {size: examples(runtime.artifact.inputs, size) for size in sizes}
     times: dict[int, dict[int, list[float]]] = {index: {size: [] for size in sizes} for index in indices}
 
-    def turn(index: int, size: int) -> float:
+    def once(index: int, size: int) -> float:
         begin = clock()
         runtime.run(*inputs[size], at=index)
         return round(1e3 * (clock() - begin), 6)
 
-    def rounds_of(group: Sequence[int], until: float) -> None:
-        for index in group:
-            for size in sizes * _WARM_UP:
-                turn(index, size)
-        for done in range(rounds):
-            if done >= least and clock() > until:
-                break
-            for size in sizes:
-                for place in range(len(group)):
-                    index = group[(place + done) % len(group)]
-                    times[index][size].append(turn(index, size))
+    def enough(index: int, size: int) -> bool:
+        return clock() > until and len(times[index][size]) >= (least if size == 1 else (least + 1) // 2)
 
     for index in indices:
-        turn(index, 1)
+        once(index, 1)
     together = set(indices) <= set(runtime.ready)
-    groups = [list(indices)] if together else [[index] for index in indices]
-    for group in groups:
-        rounds_of(group, clock() + seconds / len(groups))
+    turns = rounds if together else _TURNS
+    until = clock() + seconds
+    for turn in range(turns):
+        for place in range(len(indices)):
+            index = indices[(place + turn) % len(indices)]
+            for size in sizes:
+                if (turn == 0 or not together) and not enough(index, size):
+                    once(index, size)
+                for _ in range(rounds // turns):
+                    if not enough(index, size):
+                        times[index][size].append(once(index, size))
     return Profile(
         names=tuple(each.name for each in runtime.artifact.widths),
         times={index: {size: tuple(sorted(took)) for size, took in each.items()} for index, each in times.items()},
@@ -230,7 +236,7 @@ def profile_of(
     cache: bool | str | Path = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Profile:
-    """The profile of this device: read if it is known, measured and kept if not.
+    """The profile of this device: read if it is known; if not, measured, and kept unless the device was busy.
 
     Args:
         runtime: What runs the widths.
@@ -251,6 +257,8 @@ def profile_of(
     known = load(path, key, names, indices) if path else None
     if known is None:
         known = measure(runtime, indices, batches=batches, clock=clock)
-        if path:
+        if known.disturbed:
+            _log.warning("this device was busy while the widths were timed; their times are not kept")
+        elif path:
             save(known, path, key)
     return known

@@ -59,6 +59,21 @@ def test_a_budget_that_nothing_meets_is_an_error_or_a_warning(budget, least, cap
     assert "the cheapest width serves" in caplog.text
 
 
+def test_a_target_that_only_the_tail_exceeds_is_tried(caplog):
+    runtime = FakeRuntime()
+    run = runtime.run
+
+    def disturbed(*inputs, at=None):
+        runtime.slow = 1.0 if len(runtime.runs) % 7 == 0 else 9.0
+        return run(*inputs, at=at)
+
+    runtime.run = disturbed
+    model, _ = adaptive(runtime, latency_ms=10)
+
+    assert model.state.active == "0.25"
+    assert "now it is 27 ms, at width 0.25, whose fastest run took 3 ms" in caplog.text
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"latency_ms": 0}, {"latency_ms": float("inf")}, {"percentile": 100}, {"memory_mb": -1}, {"batches": (0,)}],
@@ -201,11 +216,11 @@ def test_a_deadline_chooses_the_width_of_its_request_only():
 def test_a_deadline_runs_only_what_is_ready():
     model, runtime = adaptive(FakeRuntime(keep=2), latency_ms=20)
     ready = set(runtime.ready)
-    assert ready == {2, 3}
+    assert len(ready) == 2
 
     model(image(), deadline_ms=1)
 
-    assert runtime.runs[-1] == (2, 1)
+    assert runtime.runs[-1] == (min(ready), 1)
 
 
 def test_time_in_a_queue_counts():

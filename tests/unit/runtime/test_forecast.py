@@ -20,7 +20,7 @@ def one_by_one(trace, speed, backlog, slower):
     for arrived, factor, overhead, size in zip(trace.arrived, trace.factor, trace.overhead, trace.size, strict=True):
         waited = max(0.0, free - arrived)
         free = max(free, arrived) + size * speed.drain * factor * slower
-        own = (speed.median + (size - 1) * speed.drain) * factor * slower
+        own = (speed.least + (size - 1) * speed.drain) * factor * slower
         found.append(waited + (max(own, speed.together * factor * slower) if waited > own else own) + overhead)
     return found
 
@@ -30,7 +30,7 @@ def one_by_one(trace, speed, backlog, slower):
 @pytest.mark.parametrize(("backlog", "slower"), [(0, 1.0), (7, 1.0), (3, 1.25)])
 def test_a_queue_replayed_is_the_queue_simulated(seed, drain, backlog, slower):
     trace = Trace.of(rows(seed))
-    speed = Speed(median=1.5 * drain, tail=2 * drain, drain=drain, together=4 * drain)
+    speed = Speed(least=1.5 * drain, tail=2 * drain, drain=drain, together=4 * drain)
 
     found = forecast(trace, speed, serial=True, backlog=backlog, slower=slower)
 
