@@ -4,7 +4,7 @@ For each network, five widths (0.25, 0.5, 0.75, 1.0 and one drawn for each layer
 width stands a network of that width exported by the runtime's own means from plain PyTorch, batch norm folded. Both
 run in turn, with the same native network a second time as control: what that one strays from 1 is noise.
 
-* ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native network's, the
+* ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native one, the
   worst cell; ``..._median`` the median of all cells; ``extracted_ratio``: the plain extracted module;
 * ``onnxruntime_switch_ratio``: a width that was not in memory, over loading the file of that width natively;
   ``torch_switch_ms``: the same in PyTorch, the slowest MobileNet; ``cached_us``: a width that is in memory;
@@ -202,6 +202,7 @@ def latencies(case: Case, backend: BackendName, batches: list[int], options: arg
     cells: list[Cell] = []
     for width in case.widths:
         with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
+            time.sleep(1.5)  # until what building left behind is tidied up
             cells += [compared(case, backend, width, batch, runtime, options) for batch in batches]
         gc.collect()
     return cells
@@ -307,11 +308,10 @@ def sizes(case: Case) -> dict[str, float]:
 
 
 _NATIVE_MEMORY = """
-import json, sys
-from pathlib import Path
+import json, sys, time
 import numpy as np, onnxruntime
 from slimmable.runtime.engine import trim
-from slimmable.runtime.memory import _own
+from slimmable.runtime.memory import own_memory, watched
 small, path, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
@@ -323,12 +323,13 @@ def load(path):
 session = load(small)
 del session
 trim()
-Path("/proc/self/clear_refs").write_text("5")
-before = _own()
-session = load(path)
-trim()
-after = _own()
-print(json.dumps([after["VmRSS"] - before["VmRSS"], after["VmHWM"] - before["VmRSS"]]))
+before = own_memory()
+with watched() as most:
+    session = load(path)
+    trim()
+    time.sleep(0.5)
+    after = own_memory()
+print(json.dumps([after["VmRSS"] - before["VmRSS"], most[0] - before["RssAnon"]]))
 """
 
 

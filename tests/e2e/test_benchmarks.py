@@ -57,6 +57,35 @@ def test_the_last_line_gives_the_figures(script, options, keys):
     assert {name: value for name, value in times.items() if not value > 0} == {}
 
 
+@pytest.mark.slow
+def test_the_load_test_compares_three_servers():
+    options = [
+        "--made-up",
+        "--shape",
+        "3,8,8",
+        "--target",
+        "200ms",
+        "--seconds",
+        "3",
+        "--doublings",
+        "1",
+        "--no-record",
+    ]
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "load.py", "20ms", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    figures = {name: float(value) for name, value in (pair.split("=") for pair in run.stdout.splitlines()[-1].split())}
+    shares = ["held", "held_widest", "held_narrowest"]
+    assert list(figures) == [*shares, "windows", "failed", "failed_widest", "work", "work_narrowest"]
+    assert all(0 <= figures[name] <= 1 for name in shares)
+    assert 0 < figures["work_narrowest"] <= figures["work"] <= 1
+
+
 BARS = {
     "search": {
         "platforms7_s": 0.02,

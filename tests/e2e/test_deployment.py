@@ -16,7 +16,7 @@ from slimmable.runtime import Artifact, Runtime
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("task.data.train_samples=256", "task.data.batch_size=32", "evaluation.widths=0.25:1.0:0.25")
-BACKENDS = ("onnx", "openvino", "executorch", "torch")
+BACKENDS = ("onnx", "openvino", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_file_tells_what_the_run_knew(run, artifact):
     }
 
 
-def test_bench_times_every_width_and_draws_them(artifact, tmp_path, capsys):
+def test_bench_times_every_width_and_draws_them(run, artifact, tmp_path, capsys):
     figures, plot = tmp_path / "bench.json", tmp_path / "bench.svg"
     command = ["bench", str(artifact), "--runtime", "onnx,torch", "--rounds", "3", "--batch", "1,4", "--memory"]
     assert main([*command, "--json", str(figures), "--plot", str(plot)]) == 0
@@ -72,6 +72,27 @@ def test_bench_times_every_width_and_draws_them(artifact, tmp_path, capsys):
     assert all(row["throughput"] == pytest.approx(1e3 * row["batch"] / row["milliseconds"]) for row in rows)
     assert all(row["memory"]["peak"] >= 0 for row in rows)
     assert plot.read_text().startswith("<svg")
+    command = ["export", str(run), "-o", str(tmp_path / "told.slim"), "--widths", "0.25,0.5", "--bench", str(figures)]
+    assert main(command) == 0
+    for stored in Artifact(tmp_path / "told.slim").widths:
+        told = {(each.backend, each.batch): each.milliseconds for each in stored.latencies}
+        assert told == {(r["backend"], r["batch"]): r["milliseconds"] for r in rows if r["width"] == stored.name}
+
+
+def test_integers_take_a_quarter_of_the_size_and_answer_alike(run, artifact, tmp_path):
+    path = tmp_path / "small.slim"
+    command = ["export", str(run), "-o", str(path), "--widths", "0.25,0.5,1.0", "--store", "int8", "--samples", "64"]
+    assert main(command) == 0
+    weights = [
+        sum(each.nbytes for name, each in Artifact(file)._tensors.items() if name.startswith(("weight/", "scale/")))
+        for file in (artifact, path)
+    ]
+    assert weights[0] / weights[1] > 3.5
+    images = next(iter(open_run(run).task.calibration_batches(samples=64, seed=0)))[0].numpy()
+    with Runtime(artifact) as exact, Runtime(path) as rounded:
+        for at in range(3):
+            expected, found = exact.run(images, at=at)[0], rounded.run(images, at=at)[0]
+            assert 10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()) > 20
 
 
 ALONE = """

@@ -132,8 +132,21 @@ def _export(parser: ArgumentParser) -> None:
         "--runtime", default="onnx", metavar="NAME,...", help="what is to run it: onnx, openvino, executorch, torch"
     )
     parser.add_argument(
+        "--bench", metavar="FILE", help="JSON of slimmable bench: the file tells the latencies measured there"
+    )
+    parser.add_argument(
         "--tables", default="float32", choices=["float32", "float16"], help="float16 halves what one more width costs"
     )
+    parser.add_argument(
+        "--store",
+        default="float32",
+        choices=["float32", "int8"],
+        help="int8: weights in eight bits, for onnx, openvino",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=200, metavar="N", help="of --store int8: training examples that tell the ranges"
+    )
+    _root(parser)
 
 
 def _bench(parser: ArgumentParser) -> None:
@@ -151,6 +164,8 @@ def _profile(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a network by its name, as inspect takes it, or a run's folder")
     parser.add_argument("-o", "--output", metavar="FILE", help="the .json file to write; a run's is RUN/latency.json")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted profile stopped")
+    parser.add_argument("--bench", metavar="FILE", help="time nothing: fit what slimmable bench wrote there as JSON")
+    parser.add_argument("--runtime", metavar="NAME", help="of --bench, the runtime whose times count")
     parser.add_argument("--widths", metavar="LIST", help=f"fit these, not random ones: {WIDTHS}")
     parser.add_argument("--count", type=int, default=200, metavar="N", help="random widths to fit the model to")
     parser.add_argument("--held-out", type=int, default=50, metavar="N", help="random widths to state its error on")

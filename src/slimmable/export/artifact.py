@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,14 @@ from slimmable.runtime.base import Signature
 from slimmable.runtime.engine import BackendName, graphs_of
 from slimmable.runtime.manifest import FORMAT, Cost, Graphs, Latency, Manifest, Part, StoredWidths
 from slimmable.runtime.parts import cut, entries, table_size
+from slimmable.runtime.quantised import QuantisedLayer, quantise
+
+Made = tuple[Graph, tuple[QuantisedLayer, ...]]
+"""A graph and its layers in eight bits."""
 
 Exporter = Callable[[nn.Module, tuple[Any, ...], Signature], Graph]
 Tables = Literal["float32", "float16"]
+Store = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,8 @@ def write_artifact(
     example_inputs: Tensor | tuple[Tensor, ...],
     backends: Sequence[BackendName] = ("onnx",),
     tables: Tables = "float32",
+    store: Store = "float32",
+    calibration: Iterable[tuple[Tensor, ...]] = (),
     facts: Facts | None = None,
 ) -> Artifact:
     """Write a network at several widths as one file of about one network's size, and check what was written.
@@ -75,13 +82,16 @@ def write_artifact(
         example_inputs: What the network takes; their first dimension is the batch.
         backends: Runtimes to write graphs for.
         tables: Precision of the folded vectors; ``float16`` halves what another width costs.
+        store: ``int8`` holds weights of convolutions and linear layers as integers, about a quarter of the size, for
+            ONNX Runtime and OpenVINO; each width has its own ranges of activations.
+        calibration: With ``int8``, inputs like those it will meet, some hundred in all; read once.
         facts: What else the file is to tell.
 
     Returns:
         The artifact, opened.
 
     Raises:
-        CalibrationError: Batch norm has no current statistics for some of the widths.
+        CalibrationError: Batch norm has no current statistics for some of the widths, or there is no data for ``int8``.
         ExtractionError: A backend cannot take the network, or a tensor cannot be made again.
         MissingDependencyError: The exporter of a backend is not installed.
     """
@@ -96,11 +106,15 @@ def write_artifact(
         inputs, outputs = described(taken.networks[-1], example)
         networks = [flatten(each) for each in taken.networks]
         signature = Signature(inputs=tuple(each.name for each in inputs), outputs=tuple(each.name for each in outputs))
-        graphs = {
-            backend: [exporter(backend)(module, example, signature) for module in networks]
-            for backend in dict.fromkeys(map(graphs_of, backends))
-        }
-    needed = {name for its in graphs.values() for graph in its for name in graph.parts}
+        kinds = list(dict.fromkeys(map(graphs_of, backends)))
+        if store == "int8":
+            made = _in_eight_bits(kinds, networks, example, signature, list(calibration))
+        else:
+            made = {kind: [(exporter(kind)(module, example, signature), ()) for module in networks] for kind in kinds}
+    needed = {name for its in made.values() for graph, _ in its for name in graph.parts}
+    layers = [layer for its in made.values() for _, its_layers in its for layer in its_layers]
+    integers = {layer.weight for layer in layers}
+    needed |= integers | {layer.bias for layer in layers if layer.bias is not None}
     parts = tuple(part for part in taken.parts if part.name in needed)
     if unknown := needed - {part.name for part in parts}:
         raise ExtractionError(f"a graph takes the tensors {', '.join(sorted(unknown)[:3])}, which the network has not")
@@ -108,11 +122,15 @@ def write_artifact(
     for at, name in enumerate(ordered):
         tensors[f"table/{at}"] = _table(taken, parts, at, widths[name], tables)
         _verify(taken, parts, at, widths[name], tensors, net.space.largest)
-    for backend, its in graphs.items():
-        for at, graph in enumerate(its):
-            packed = deflated(graph.content, its[0].content if at else b"")
-            tensors[f"graph/{backend}/{at}"] = np.frombuffer(packed, np.uint8)
-            tensors |= {f"extra/{backend}/{at}/{name}": each for name, each in graph.extra.items()}
+    for part in parts:
+        if part.name in integers:
+            whole = tensors[f"weight/{part.source}"]
+            tensors[f"weight/{part.source}"], tensors[f"scale/{part.source}"] = quantise(whole)
+    for kind, its in made.items():
+        for at, (graph, _) in enumerate(its):
+            packed = deflated(graph.content, its[0][0].content if at else b"")
+            tensors[f"graph/{kind}/{at}"] = np.frombuffer(packed, np.uint8)
+            tensors |= {f"extra/{kind}/{at}/{name}": each for name, each in graph.extra.items()}
     manifest = Manifest(
         name=facts.name,
         space=net.space,
@@ -121,10 +139,12 @@ def write_artifact(
         inputs=inputs,
         outputs=outputs,
         graphs={
-            backend: Graphs(
-                parts=tuple(tuple(graph.parts) for graph in its), extra=tuple(tuple(graph.extra) for graph in its)
+            kind: Graphs(
+                parts=tuple(graph.parts for graph, _ in its),
+                extra=tuple(tuple(graph.extra) for graph, _ in its),
+                layers=tuple(own for _, own in its) if integers else (),
             )
-            for backend, its in graphs.items()
+            for kind, its in made.items()
         },
         preprocessing=facts.preprocessing,
         labels=None if facts.labels is None else tuple(facts.labels),
@@ -165,6 +185,27 @@ def exporter(backend: str) -> Exporter:
         case _:
             raise ExtractionError(f"there is no backend {backend!r}; expected one of onnx, openvino, executorch, torch")
     return weightless
+
+
+def _in_eight_bits(
+    kinds: Sequence[str],
+    networks: Sequence[nn.Module],
+    example: tuple[Any, ...],
+    signature: Signature,
+    calibration: Sequence[tuple[Tensor, ...]],
+) -> dict[str, list[Made]]:
+    """Graphs whose weights are integers, the same layers at every width."""
+    from slimmable.export.onnx import weightless
+    from slimmable.export.quantised import quantisable, quantised
+
+    if kinds != ["onnx"]:
+        raise ExtractionError(
+            f"weights in eight bits are for onnx and openvino, got {', '.join(kinds)}; write another file in float32"
+        )
+    batches = [tuple(each.numpy() for each in batch) for batch in calibration]
+    weights = set.intersection(*(set(quantisable(weightless(each, example, signature))) for each in networks))
+    found = [quantised(each, example, signature, batches, weights=weights) for each in networks]
+    return {"onnx": [(each.graph, each.layers) for each in found]}
 
 
 def _weights(taken: Dissected, parts: Sequence[Part]) -> dict[str, np.ndarray]:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimmable.errors import DataError, WidthError
-from slimmable.export.artifact import Facts, Tables, write_artifact
+from slimmable.export.artifact import Facts, Store, Tables, write_artifact
 from slimmable.recipes.figures import require_calibrated
 from slimmable.recipes.folder import EVALUATION_JSON, OpenRun
 from slimmable.recipes.widths import NamedWidths
 from slimmable.runtime.artifact import Artifact
 from slimmable.runtime.engine import BackendName
+from slimmable.runtime.manifest import Latency
 
 
 def export_run(
@@ -21,6 +22,9 @@ def export_run(
     *,
     backends: Sequence[BackendName] = ("onnx",),
     tables: Tables = "float32",
+    store: Store = "float32",
+    samples: int = 200,
+    latencies: str | Path | None = None,
 ) -> Artifact:
     """Write the network of a run as an artifact, with classes and preprocessing, and what its widths are worth.
 
@@ -31,18 +35,22 @@ def export_run(
         path: The file.
         backends: Runtimes to write graphs for.
         tables: Precision of the folded vectors.
+        store: Precision of the weights; ``int8`` finds ranges of activations with training data.
+        samples: Training examples for that.
+        latencies: What ``slimmable bench`` measured of an artifact of this run; the new one then tells it.
 
     Raises:
         CalibrationError: The network has no statistics at some of the widths.
         WidthError: Two widths have one name.
+        DataError: Figures that cannot be read.
     """
-    net, _, recipe, facts = opened
+    net, task, recipe, facts = opened
     require_calibrated(net, widths)
     named = {each.label: each.widths for each in widths}
     if len(named) < len(widths):
         raise WidthError(f"two of the widths have one name: {', '.join(each.label for each in widths)}")
-    known = figures_of(folder)
-    accuracy = {name: known[tuple(its.channels)] for name, its in named.items() if tuple(its.channels) in known}
+    known, timed = figures_of(folder), {} if latencies is None else latencies_of(latencies)
+    accuracy = {name: known[its.channels] for name, its in named.items() if its.channels in known}
     return write_artifact(
         net,
         path,
@@ -50,9 +58,12 @@ def export_run(
         example_inputs=facts.example_inputs(),
         backends=backends,
         tables=tables,
+        store=store,
+        calibration=task.calibration_batches(samples=samples, seed=0) if store == "int8" else (),
         facts=Facts(
             name=recipe.task.network.name,
             accuracy=accuracy,
+            latencies={name: timed[its.channels] for name, its in named.items() if its.channels in timed},
             labels=facts.classes or None,
             preprocessing=recipe.task.preprocessing(facts),
         ),
@@ -73,3 +84,27 @@ def figures_of(folder: str | Path) -> dict[tuple[int, ...], dict[str, float]]:
         return {tuple(row["widths"].values()): dict(row["figures"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} cannot be read as the figures of a run: {error!r}") from error
+
+
+def latencies_of(path: str | Path) -> dict[tuple[int, ...], list[Latency]]:
+    """Latencies by channels, as ``slimmable bench`` wrote them.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        device = f"{value['environment']['processor']}, {value['environment']['cores']} cores"
+        found: dict[tuple[int, ...], list[Latency]] = {}
+        for row in value["rows"]:
+            latency = Latency(
+                backend=row["backend"],
+                device=device,
+                threads=value["environment"]["threads"],
+                batch=row["batch"],
+                milliseconds=row["milliseconds"],
+            )
+            found.setdefault(tuple(row["widths"].values()), []).append(latency)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read as figures of slimmable bench: {error!r}") from error
+    return found

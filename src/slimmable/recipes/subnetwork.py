@@ -115,7 +115,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a sub-network: {error}") from error
     version = metadata.get("version")
-    if metadata.get("format") != FORMAT or version not in map(str, (_OF_CLASSIFICATION, VERSION)):
+    if metadata.get("format") != FORMAT or version not in (str(_OF_CLASSIFICATION), str(VERSION)):
         raise CheckpointError(
             f"{path} has format {metadata.get('format')!r}, version {version!r}; expected {FORMAT!r}, version "
             f"{_OF_CLASSIFICATION} or {VERSION}, as slimmable extract writes it"

@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from slimmable.core.space import Widths
 from slimmable.errors import ArtifactError
 from slimmable.runtime.base import Order
-from slimmable.runtime.manifest import FORMAT, Manifest, Part, StoredWidths, Tensor
-from slimmable.runtime.parts import Cut, cut, part_shape, table_size
+from slimmable.runtime.manifest import FORMAT, Graphs, Manifest, Part, StoredWidths, Tensor
+from slimmable.runtime.parts import Cut, cut, part_shape, rows, table_size, vectors
+from slimmable.runtime.quantised import QuantisedLayer, layer_tensors
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I32": np.int32, "I64": np.int64}
 _DTYPES |= {"U8": np.uint8, "BOOL": np.bool_}
@@ -141,7 +142,10 @@ class Artifact:
         """
         made = self._cut(backend, index)
         found = made.fill(np.empty(made.nbytes, np.uint8) if buffer is None else buffer, order)
-        for name in self._graphs_of(backend).extra[index]:
+        graphs = self._graphs_of(backend)
+        if graphs.layers:
+            found = self._integers(found, graphs.layers[index], index)
+        for name in graphs.extra[index]:
             found[name] = np.array(self._tensors[f"extra/{backend}/{index}/{name}"])
         return found
 
@@ -154,7 +158,7 @@ class Artifact:
         if sys.platform == "linux":
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
-    def _graphs_of(self, backend: str) -> Any:
+    def _graphs_of(self, backend: str) -> Graphs:
         if backend not in self.manifest.graphs:
             raise ArtifactError(
                 f"{self.path} has no graphs for {backend}, only for {', '.join(self.backends)}; "
@@ -162,13 +166,30 @@ class Artifact:
             )
         return self.manifest.graphs[backend]
 
+    def _integers(
+        self, found: dict[str, np.ndarray], layers: Sequence[QuantisedLayer], index: int
+    ) -> dict[str, np.ndarray]:
+        """Tensors of a width whose weights are integers."""
+        parts = {part.name: part for part in self.manifest.parts}
+        channels = self.widths[index].widths.channels
+        packed = vectors(self.manifest.parts, self._tensors[f"table/{index}"], channels)
+        for layer in layers:
+            part = parts[layer.weight]
+            weight, bias = found.pop(layer.weight), None if layer.bias is None else found.pop(layer.bias)
+            scales = rows(part, self._tensors[f"scale/{part.source}"], channels, self._maximum)
+            try:
+                found |= layer_tensors(layer, weight, scales, scale=packed.get(layer.weight), bias=bias)
+            except ValueError as error:
+                raise ArtifactError(f"{self.path} is damaged: {layer.weight} and {layer.bias} do not fit") from error
+        return found
+
     def _cut(self, backend: str, index: int) -> Cut:
         graphs = self._graphs_of(backend)
         known = self._cuts.get((backend, index))
         if known is None:
             known = self._cuts[backend, index] = cut(
                 self.manifest.parts,
-                wanted=graphs.parts[index],
+                wanted=_wanted(graphs, index),
                 sources=self._sources,
                 table=self._tensors[f"table/{index}"],
                 channels=self.widths[index].widths.channels,
@@ -183,6 +204,13 @@ class Artifact:
     @cached_property
     def _maximum(self) -> tuple[int, ...]:
         return self.manifest.space.largest.channels
+
+
+def _wanted(graphs: Graphs, index: int) -> set[str]:
+    """Parts that the graph of a width is made of."""
+    layers = graphs.layers[index] if graphs.layers else ()
+    own = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None}
+    return {*graphs.parts[index], *own}
 
 
 def deflated(content: bytes, known: bytes = b"") -> bytes:
@@ -242,7 +270,9 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) ->
     """
     expected: set[str] = {f"table/{at}" for at in range(len(manifest.widths))}
     expected |= {f"weight/{part.source}" for part in manifest.parts if part.source is not None}
+    sources = {part.name: part.source for part in manifest.parts}
     for backend, graphs in manifest.graphs.items():
+        expected |= {f"scale/{sources[layer.weight]}" for layers in graphs.layers for layer in layers}
         for at, names in enumerate(graphs.extra):
             expected |= {f"graph/{backend}/{at}", *(f"extra/{backend}/{at}/{name}" for name in names)}
     for name in sorted({*expected, *tensors, *manifest.checksums}):
@@ -255,12 +285,32 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) ->
         problem = None if part.source is None else _misfit(part, tensors[f"weight/{part.source}"], maximum)
         if problem:
             raise ArtifactError(f"{path} is damaged: {part.name} {problem}; copy the file again")
+    for graphs in manifest.graphs.values():
+        _check_integers(path, manifest, graphs, tensors)
     for at, each in enumerate(manifest.widths):
         table, size = tensors[f"table/{at}"], table_size(manifest.parts, each.widths.channels)
         if table.shape != (size,) or table.dtype not in (np.float32, np.float16):
             raise ArtifactError(
                 f"{path} is damaged: the table of width {each.name} holds {table.shape} numbers, expected {size}"
             )
+
+
+def _check_integers(path: Path, manifest: Manifest, graphs: Graphs, tensors: Mapping[str, np.ndarray]) -> None:
+    """Pass if all that is in eight bits, and only that, is taken as such, with a scale for each output channel."""
+    parts = {part.name: part for part in manifest.parts}
+    for at in range(len(manifest.widths)):
+        layers = graphs.layers[at] if graphs.layers else ()
+        integers = {layer.weight for layer in layers}
+        for name in _wanted(graphs, at):
+            source = parts[name].source
+            stored = source is not None and tensors[f"weight/{source}"].dtype == np.int8
+            if stored != (name in integers) or (stored and name in graphs.parts[at]):
+                raise ArtifactError(f"{path} is damaged: {name} is taken in another precision than it is stored in")
+        for name in integers:
+            source = parts[name].source
+            scale = tensors[f"scale/{source}"]
+            if scale.dtype != np.float32 or scale.shape != tensors[f"weight/{source}"].shape[:1]:
+                raise ArtifactError(f"{path} is damaged: {name} has not one scale for each output channel")
 
 
 def _misfit(part: Part, source: np.ndarray, maximum: Sequence[int]) -> str | None:

@@ -175,7 +175,7 @@ class Runtime:
         if tidying is not None:
             tidying.cancel()
             tidying.join()
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._worker.shutdown(wait=True)
         with self._lock:
             dropped = [self._live.pop(index) for index in list(self._live)]
             closing = [live for live in dropped if self._drop(live)]
@@ -223,6 +223,7 @@ class Runtime:
         """Make the session of a width where there is none, drop those used longest ago, and let it serve if wanted."""
         with self._building:
             with self._lock:
+                self._refuse_closed()
                 known = index in self._live
             made = None if known else self._made(index)
             with self._lock:
@@ -234,9 +235,18 @@ class Runtime:
                 over = over[: max(len(self._live) - self._cache, 0)]
                 dropped = [self._live.pop(each) for each in over]
                 closing = [live for live in dropped if self._drop(live)]
-            self._finish(closing)
+        if closing:
+            self._later(closing)
         if made is not None:
             self._tidy_later()
+
+    def _later(self, closing: list[_Live]) -> None:
+        """Close sessions in the background: to take one apart takes time, too."""
+        with self._lock:
+            if not self._closed:
+                self._worker.submit(self._finish, closing)
+                return
+        self._finish(closing)
 
     def _made(self, index: int) -> _Live:
         buffer, size = self._buffers.take(), self.artifact.nbytes(self._graphs, index)

@@ -1,7 +1,8 @@
 """What an artifact says of itself: one JSON text in the file's metadata, read strictly.
 
-Tensors of the file are ``weight/NAME`` (full width, batch norm not folded), ``table/I`` (the packed vectors of the I-th
-width), ``graph/BACKEND/I`` (a weight-less graph, compressed) and ``extra/BACKEND/I/NAME`` (constants of a graph).
+Tensors of the file are ``weight/NAME`` (full width, batch norm not folded), ``scale/NAME`` (of its output channels,
+where it is stored in eight bits), ``table/I`` (the packed vectors of the I-th width), ``graph/BACKEND/I`` (a
+weight-less graph, compressed) and ``extra/BACKEND/I/NAME`` (constants of a graph).
 
 A **part** is one tensor of the network at a width: a slice of a full tensor, such a slice times a scale along one
 dimension, or an entry of the width's table. **Entries** say how a table is packed: first the scales and stored
@@ -14,6 +15,7 @@ The version of this description is :data:`SCHEMA`. A newer file is refused; an o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from typing import Any, TypeVar
 from slimmable.core.axes import Axis, Segment
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.errors import ArtifactError, WidthError
+from slimmable.runtime.quantised import QuantisedLayer
 
 FORMAT = "slimmable artifact"
 SCHEMA = 1
@@ -109,10 +112,17 @@ class StoredWidths:
 
 @dataclass(frozen=True, kw_only=True)
 class Graphs:
-    """What the graphs of one backend take: for each width the parts, and names of extra tensors."""
+    """What the graphs of one backend take, for each width.
+
+    Attributes:
+        parts: Names of the parts.
+        extra: Names of tensors that stand in the file for this graph alone.
+        layers: Layers in eight bits, in an artifact that stores integers; empty in any other.
+    """
 
     parts: tuple[tuple[str, ...], ...]
     extra: tuple[tuple[str, ...], ...]
+    layers: tuple[tuple[QuantisedLayer, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +200,11 @@ def _written(manifest: Manifest) -> str:
     sets: dict[tuple[str, ...], int] = {}
     order = {each.name: at for at, each in enumerate(manifest.parts)}
     graphs = {
-        backend: {"parts": [sets.setdefault(names, len(sets)) for names in each.parts], "extra": list(each.extra)}
+        backend: {
+            "parts": [sets.setdefault(names, len(sets)) for names in each.parts],
+            "extra": list(each.extra),
+            "layers": [[_layer(layer, order) for layer in its] for its in each.layers],
+        }
         for backend, each in manifest.graphs.items()
     }
     value = {
@@ -212,6 +226,11 @@ def _written(manifest: Manifest) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
+def _layer(layer: QuantisedLayer, order: Mapping[str, int]) -> list[Any]:
+    bias = None if layer.bias is None else order[layer.bias]
+    return [order[layer.weight], bias, layer.input_scale, layer.turned]
+
+
 def _stored(each: StoredWidths) -> dict[str, Any]:
     return {
         "name": each.name,
@@ -225,8 +244,20 @@ def _stored(each: StoredWidths) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- reading
 
 
+_MOST_CHANNELS = 1 << 20
+"""Of a group: all its choices are listed."""
+
+
+def _space(found: Any) -> WidthSpace:
+    for group in found["groups"]:
+        for name in ("base", "minimum", "maximum", "divisor"):
+            if _size(group[name]) > _MOST_CHANNELS:
+                raise ValueError(f"a group has the {name} {group[name]}")
+    return WidthSpace.from_json(found)
+
+
 def _read(found: dict[str, Any]) -> Manifest:
-    space = WidthSpace.from_json(found["space"])
+    space = _space(found["space"])
     count = len(space.groups)
     axes = [Axis(tuple(_segment(each, count) for each in axis)) for axis in found["axes"]]
     parts = tuple(_part(each, axes) for each in found["parts"])
@@ -242,11 +273,13 @@ def _read(found: dict[str, Any]) -> Manifest:
         _as(str, backend): Graphs(
             parts=tuple(sets[_index(at, len(sets))] for at in each["parts"]),
             extra=tuple(tuple(_as(str, name) for name in extra) for extra in each["extra"]),
+            layers=tuple(tuple(_quantised(layer, names) for layer in its) for its in each["layers"]),
         )
         for backend, each in found["graphs"].items()
     }
     for backend, each in graphs.items():
-        if len(each.parts) != len(widths) or len(each.extra) != len(widths):
+        counts = {len(each.parts), len(each.extra), len(each.layers) or len(widths)}
+        if counts != {len(widths)}:
             raise ValueError(f"it has {len(widths)} widths and other numbers of graphs for {backend}")
     return Manifest(
         name=_as(str, found["name"]),
@@ -279,6 +312,18 @@ def _part(value: Any, axes: list[Axis]) -> Part:
         moving=tuple((_index(dim, len(shape)), axes[_index(axis, len(axes))]) for dim, axis in moving),
         scale=None if scale is None else _index(scale, len(shape)),
         shape=shape,
+    )
+
+
+def _quantised(value: Any, names: list[str]) -> QuantisedLayer:
+    weight, bias, input_scale, turned = value
+    if not 0 < _number(input_scale) < math.inf:
+        raise ValueError(f"found {input_scale!r} where a scale belongs")
+    return QuantisedLayer(
+        weight=names[_index(weight, len(names))],
+        bias=None if bias is None else names[_index(bias, len(names))],
+        input_scale=input_scale,
+        turned=_as(bool, turned),
     )
 
 

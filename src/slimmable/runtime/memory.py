@@ -6,6 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +20,9 @@ from slimmable.runtime.artifact import Artifact
 from slimmable.runtime.engine import BackendName, Runtime, trim
 
 _SECONDS = 600
+_INTERVAL = 0.0002
+_SETTLED = 2.0
+"""Seconds after which a runtime has given back what building a session left behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +30,9 @@ class Footprint:
     """Memory of one width, in bytes over a process that has imported all it needs.
 
     Attributes:
-        steady: While it serves.
-        peak: The most while it was built and run first.
+        steady: While it serves, pages of the mapped file included.
+        peak: The most while it was built and run first, without them: they are the system's, which may take them back
+            at any time.
     """
 
     steady: int
@@ -44,7 +52,7 @@ def footprint(path: str | Path, *, backend: BackendName, index: int, batch: int 
     Raises:
         DeploymentError: The process failed, or this system does not tell.
     """
-    if not Path("/proc/self/clear_refs").exists():
+    if not Path("/proc/self/status").exists():
         raise DeploymentError("this system does not tell the memory of a process; expected Linux with /proc")
     arguments = json.dumps([str(path), backend, index, batch, threads])
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads or 1)}
@@ -74,10 +82,29 @@ def example(artifact: Artifact, batch: int) -> list[np.ndarray]:
     return found
 
 
-def _own() -> dict[str, int]:
+def own_memory() -> dict[str, int]:
+    """Bytes of this process that lie in memory: ``VmRSS`` all of them, ``RssAnon`` those that no file holds."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    found = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM", "RssAnon")))
+    found = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "RssAnon")))
     return {name: int(value.split()[0]) * 1024 for name, value in found.items()}
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """Notes the most anonymous memory that this process holds meanwhile, looking thousands of times a second."""
+    most, done = [own_memory()["RssAnon"]], threading.Event()
+
+    def look() -> None:
+        while not done.wait(_INTERVAL):
+            most[0] = max(most[0], own_memory()["RssAnon"])
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        thread.join()
 
 
 def _measure(path: str, backend: BackendName, index: int, batch: int, threads: int) -> Footprint:
@@ -88,14 +115,12 @@ def _measure(path: str, backend: BackendName, index: int, batch: int, threads: i
         small.run(*inputs)
     artifact.release()
     trim()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _own()
-    with Runtime(artifact, backend=backend, threads=threads, cache=1, width=index) as runtime:
+    before = own_memory()
+    with watched() as most, Runtime(artifact, backend=backend, threads=threads, cache=1, width=index) as runtime:
         runtime.run(*inputs)
-        artifact.release()
-        trim()
-        after = _own()
-    return Footprint(steady=after["VmRSS"] - before["VmRSS"], peak=after["VmHWM"] - before["VmRSS"])
+        time.sleep(_SETTLED)
+        after = own_memory()
+    return Footprint(steady=after["VmRSS"] - before["VmRSS"], peak=most[0] - before["RssAnon"])
 
 
 if __name__ == "__main__":

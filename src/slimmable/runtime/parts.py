@@ -133,10 +133,7 @@ def cut(
         maximum: Channels of each group at full width.
     """
     asked = set(wanted)
-    table = table.astype(np.float32, copy=False)
-    packed = {
-        part.name: table[at : at + math.prod(shape)].reshape(shape) for part, shape, at in entries(parts, channels)
-    }
+    packed = vectors(parts, table, channels)
     steps: list[Step] = []
     start = 0
     for part in parts:
@@ -149,10 +146,25 @@ def cut(
         if source is None:
             pieces = (Piece((), packed[part.name], None),)
         else:
-            pieces = tuple(_pieces(part, source, packed.get(part.name), channels, maximum))
+            scale = packed.get(part.name) if source.dtype.kind == "f" else None  # integers have their scales beside
+            pieces = tuple(_pieces(part, source, scale, channels, maximum))
         steps.append(Step(part.name, start, end, dtype, shape, pieces))
         start = -(-end // _ALIGNMENT) * _ALIGNMENT
     return Cut(steps=tuple(steps), nbytes=start)
+
+
+def vectors(parts: Iterable[Part], table: np.ndarray, channels: Sequence[int]) -> dict[str, np.ndarray]:
+    """What stands in a width's table, by the name of the part: its scale, or itself."""
+    table = table.astype(np.float32, copy=False)
+    return {part.name: table[at : at + math.prod(shape)].reshape(shape) for part, shape, at in entries(parts, channels)}
+
+
+def rows(part: Part, values: np.ndarray, channels: Sequence[int], maximum: Sequence[int]) -> np.ndarray:
+    """Of values for every output channel of a weight those that a width keeps."""
+    axis = dict(part.moving).get(0)
+    if axis is None:
+        return values
+    return np.concatenate([values[start : start + length] for start, length in axis.active(channels, maximum)])
 
 
 def _pieces(

@@ -19,11 +19,14 @@ OPTIONS = {
     "eval": ["--calibrate", "--csv", "--device", "--json", "--root", "--widths", "RUN"],
     "extract": ["--fold-batch-norm", "--output", "--width", "-o", "RUN"],
     "upscale": ["--device", "--output", "--tile", "--width", "-o", "RUN", "IMAGE"],
-    "export": ["--output", "--runtime", "--tables", "--widths", "-o", "RUN"],
+    "export": [
+        *("--bench", "--output", "--root", "--runtime", "--samples", "--store", "--tables", "--widths", "-o", "RUN")
+    ],
     "bench": ["--batch", "--json", "--memory", "--plot", "--rounds", "--runtime", "--threads", "FILE"],
     "profile": [
-        *("--batch", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size", "--max-ratio"),
-        *("--min-ratio", "--output", "--resume", "--rounds", "--threads", "--widths", "-o", "MODEL"),
+        *("--batch", "--bench", "--clock", "--count", "--device", "--divisor", "--held-out", "--input-size"),
+        *("--max-ratio", "--min-ratio", "--output", "--resume", "--rounds", "--runtime", "--threads", "--widths"),
+        *("-o", "MODEL"),
     ],
     "search": [
         *("--budget", "--device", "--json", "--latency", "--method", "--root", "--samples", "--seed", "--trials"),

@@ -203,3 +203,9 @@ def test_wrong_uses_say_what_is_wrong(path, backend):
     runtime.close()
     with pytest.raises(DeploymentError, match="has been closed"):
         channels(runtime)
+
+
+def test_a_group_of_absurd_width_is_refused_before_its_choices_are_listed(path):
+    text = Artifact(path).manifest.to_text()
+    with pytest.raises(ArtifactError, match="a group has the maximum 8589934592"):
+        Manifest.from_text(text.replace('"maximum":8', f'"maximum":{1 << 33}'))

@@ -12,14 +12,22 @@ from slimmable.runtime.engine import backends_from
 
 def command(options: Options) -> int:
     """Write the artifact of a run."""
-    opened = open_run(options.run)
+    opened = open_run(options.run, root=options.root)
     widths = read_widths(options.widths, opened.net.space)
     path = Path(options.output)
     found = export_run(
-        opened, options.run, widths, path, backends=backends_from(options.runtime), tables=options.tables
+        opened,
+        options.run,
+        widths,
+        path,
+        backends=backends_from(options.runtime),
+        tables=options.tables,
+        store=options.store,
+        samples=options.samples,
+        latencies=options.bench,
     )
     for each in found.widths:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in each.accuracy.items())
-        write(f"  {each.name}: {count(each.costs['macs'].value)} MACs{', ' if figures else ''}{figures}")
+        write(f"  {each.name}: {count(int(each.costs['macs'].value))} MACs{', ' if figures else ''}{figures}")
     write(f"{path}: {len(found.widths)} widths for {', '.join(found.backends)}, {memory(path.stat().st_size)}")
     return 0

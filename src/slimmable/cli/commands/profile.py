@@ -16,6 +16,7 @@ from slimmable.cli.tables import count, write, write_table
 from slimmable.core.model import SlimmableModel
 from slimmable.cost.analytic import CostModel
 from slimmable.errors import RecipeError
+from slimmable.recipes.benched import from_bench
 from slimmable.recipes.folder import RECIPE, choose_device
 from slimmable.recipes.profiling import (
     LATENCY,
@@ -33,6 +34,12 @@ def command(options: Options) -> int:
     """Time a network at many widths on this device, fit a latency model, and say how well it tells other widths."""
     device = choose_device(options.device)
     net, size, path = _network(options)
+    if options.bench:
+        model = from_bench(options.bench, net, backend=options.runtime)
+        model.save(path)
+        write(f"error in cross-validation: {model.error:.2f} % in the mean; margin of searches {model.spread:.2f} %")
+        write(f"the model is in {shlex.quote(str(path))}")
+        return 0
     settings = ProfileSettings(
         count=0 if options.widths else options.count,
         held_out=options.held_out,

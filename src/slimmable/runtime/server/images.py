@@ -76,22 +76,18 @@ class Preprocessing:
         return np.ascontiguousarray(normal_HWC.transpose(2, 0, 1)[None], np.dtype(self.dtype))
 
     def _fitted(self, image: Image.Image) -> Image.Image:
-        """The image in the size of the input; rounded as torchvision rounds."""
+        """The image in the size of the input; rounded as in evaluation (:mod:`slimmable.tasks.images`)."""
         height, width = self.size
         if self.resize is None:
             return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
         shorter, longer = sorted(image.size)
         if shorter != self.resize:
-            scaled = max(1, int(self.resize * longer / shorter))
+            scaled = max(self.resize, round(self.resize * longer / shorter))
             sides = (self.resize, scaled) if image.width <= image.height else (scaled, self.resize)
             image = image.resize(sides, Image.Resampling.BILINEAR)
         # Where the image is smaller, what lies outside is black.
-        left, top = (_edge(*sides) for sides in zip(image.size, (width, height), strict=True))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
-
-
-def _edge(side: int, wanted: int) -> int:
-    return round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)
 
 
 def _decoded(content: bytes, mode: str, max_pixels: int) -> Image.Image:
