@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from slimmable.errors import ArtifactError
+from slimmable.runtime.tensor_inputs import Entry
 from slimmable.runtime.tensor_operators import Function, function_of, resolved, shared
 
 FORMAT = 1
@@ -37,15 +38,6 @@ _LAST = (1 << 63) - 1
 
 Step = tuple[Function, Callable[[Sequence[Any]], Any], int, tuple[int, ...]]
 """What is called, what picks its arguments from the values, where its output goes, which values nobody reads after."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An input: its example's shape, its type, and whether the graph writes into it."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    written: bool
 
 
 @dataclass(frozen=True)

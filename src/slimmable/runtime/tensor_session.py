@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from slimmable.errors import ArtifactError, DeploymentError
 from slimmable.runtime.base import Arrays
-from slimmable.runtime.tensor_program import Entry, Program, Stored
+from slimmable.runtime.tensor_inputs import arrays_if, tensors_of
+from slimmable.runtime.tensor_program import Program, Stored
 
 
 class TensorSession:
@@ -55,7 +55,7 @@ class TensorSession:
             raise DeploymentError("the session is closed; build another one")
         values = values.copy()
         with torch.inference_mode():
-            given = tensors_of(inputs, program.inputs, batch=None if program.any_batch else program.batch)
+            given = tensors_of(inputs, program.inputs, batch=None if program.any_batch else program.batch, last=True)
             for at, tensor in enumerate(given):
                 values[at] = tensor
             for sized in program.sized:
@@ -71,7 +71,7 @@ class TensorSession:
                 raise DeploymentError(
                     f"the network fails on these inputs: {error}; give inputs as those it was exported with"
                 ) from error
-        return found if any(isinstance(each, Tensor) for each in inputs) else [each.numpy() for each in found]
+        return arrays_if(found, like=inputs)
 
     def close(self) -> None:
         """Let go of the arrays."""
@@ -98,44 +98,3 @@ def _wrapped(its: Stored, arrays: Arrays) -> Tensor:
     if moved:
         return torch.empty_strided(its.shape, steps, dtype=tensor.dtype).copy_(tensor)
     return tensor.as_strided(its.shape, steps)
-
-
-def tensors_of(inputs: Sequence[Any], entries: Sequence[Entry], *, batch: int | None) -> list[Tensor]:
-    """Inputs as tensors, those of four axes in the memory order ``channels_last``.
-
-    Args:
-        inputs: Arrays or tensors.
-        entries: What they must be like.
-        batch: The only batch size that the network runs at; None if it runs at any.
-
-    Raises:
-        DeploymentError: They are not.
-    """
-    if len(inputs) != len(entries):
-        raise DeploymentError(f"the network takes {len(entries)} inputs, got {len(inputs)}")
-    found: list[Tensor] = []
-    for at, (each, entry) in enumerate(zip(inputs, entries, strict=True)):
-        tensor = _tensor(each, at)
-        size = batch if batch is not None else found[0].shape[0] if found else tensor.shape[:1].numel()
-        if tensor.shape != (size, *entry.shape[1:]) or tensor.dtype != entry.dtype:
-            expected = ", ".join(["batch" if batch is None else str(batch), *map(str, entry.shape[1:])])
-            raise DeploymentError(
-                f"input {at} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected {entry.dtype} of shape "
-                f"({expected}), the batch being the same in all inputs"
-            )
-        laid = tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-        found.append(laid.clone() if entry.written else laid)
-    return found
-
-
-def _tensor(value: Any, at: int) -> Tensor:
-    if isinstance(value, Tensor):
-        if value.device.type != "cpu":
-            raise DeploymentError(f"input {at} is on {value.device}; call .cpu() on it first")
-        return value
-    if not isinstance(value, np.ndarray):
-        raise DeploymentError(f"input {at} is a {type(value).__name__}; expected a numpy array or a torch tensor")
-    try:
-        return torch.from_numpy(np.ascontiguousarray(value) if min(value.strides, default=0) < 0 else value)
-    except (TypeError, ValueError) as error:
-        raise DeploymentError(f"input {at} cannot be a tensor: {error}; convert it to float32 first") from error

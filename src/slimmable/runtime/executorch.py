@@ -1,0 +1,114 @@
+"""ExecuTorch as a backend: a program without weights, and their file made in memory when the width changes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from slimmable.errors import ArtifactError, MissingDependencyError
+from slimmable.runtime.base import Arrays, Options, Order, Session, Signature
+from slimmable.runtime.executorch_graph import unpacked
+
+if TYPE_CHECKING:
+    from slimmable.runtime.executorch_session import Data
+
+_GRAPHS = 32
+"""Programs of so many widths are kept as they were read."""
+
+
+class ExecuTorchBackend:
+    """Runs networks in ExecuTorch with XNNPACK, on the CPU, by its Python bindings.
+
+    Those need PyTorch, of the version that they were built for. On a device without Python the same programs run in
+    ExecuTorch's C++ runtime: :mod:`slimmable.runtime.executorch_graph` says how a ``.pte`` and a ``.ptd`` are made of
+    a graph and tensors.
+
+    Its threads are one pool for the whole process, which the last backend made with a number of its own has set.
+    ExecuTorch writes what goes wrong to the standard error, beside the error that is raised here.
+
+    Args:
+        options: How sessions run.
+
+    Raises:
+        MissingDependencyError: ExecuTorch or PyTorch is not installed.
+
+    Attributes:
+        name: ``executorch``.
+        order: The memory order that most weights have in the file.
+        keeps_arrays: False: they are copied into the file.
+    """
+
+    name = "executorch"
+    order: Order = "channels_last"
+    keeps_arrays = False
+
+    def __init__(self, options: Options) -> None:
+        try:
+            with _import_of_bindings():
+                from executorch.extension.pybindings import portable_lib as bindings
+
+                from slimmable.runtime import executorch_session as session
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"the executorch runtime needs ExecuTorch and PyTorch ({error}); cure: pip install "
+                "'slimmable[executorch]'",
+                name="executorch",
+            ) from error
+        self._load = bindings._load_for_executorch_from_buffer
+        self._session = session
+        self._read = lru_cache(maxsize=_GRAPHS)(unpacked)
+        self._spare: Data | None = None
+        if options.threads and bindings._threadpool_get_thread_count() != options.threads:
+            bindings._unsafe_reset_threadpool(options.threads)
+
+    def prepare(self, graph: bytes) -> None:
+        """Read a graph ahead, so that the first session of it is made as fast as the next.
+
+        Raises:
+            ArtifactError: The graph is damaged.
+        """
+        self._read(graph)
+
+    def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
+        """A session; it has copied the arrays, and has run once.
+
+        Raises:
+            ArtifactError: The graph is damaged, or does not fit the arrays or the signature.
+            DeploymentError: ExecuTorch refuses the program.
+        """
+        program = self._read(graph)
+        found, expected = (len(program.inputs), program.outputs), (len(signature.inputs), len(signature.outputs))
+        if found != expected:
+            raise ArtifactError(
+                f"the graph has {found[0]} inputs and {found[1]} outputs, the artifact says {expected[0]} and "
+                f"{expected[1]}; export the network again"
+            )
+        data, self._spare = self._spare, None
+        if data is None or len(data.content) < program.size:
+            data = self._session.Data(program.size)
+        program.fill(data.view, arrays)
+        return self._session.ExecuTorchSession(self._load, program, data, self._keep)
+
+    def tidy(self) -> None:
+        """Give the memory that a closed session has left for the next one back to the system."""
+        self._spare = None
+
+    def _keep(self, data: Data) -> None:
+        self._spare = data
+
+
+@contextmanager
+def _import_of_bindings() -> Iterator[None]:
+    """Their import warns that they are experimental, and notes in the environment where OpenVINO is."""
+    before = os.environ.get("OPENVINO_LIB_PATH")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            os.environ.pop("OPENVINO_LIB_PATH", None)
