@@ -56,14 +56,28 @@ def weightless(module: nn.Module, example: tuple[Any, ...], signature: Signature
     held = _hide(graph, names)
     program.optimize()
     del graph.inputs[len(signature.inputs) :]
+    batches = {size.value for value in graph.inputs for size in value.shape if not isinstance(size, int)}
+    program.rename_axes({name: "batch" for name in batches if len(batches) == 1})
     parts = {name: value for name, value in held.items() if value.uses()}
-    _clean(program, parts)
-    large = {name: value for name, value in graph.initializers.items() if value.const_value.nbytes > LARGE}
+    return without_tensors(program.model, parts, parts=tuple(sorted(parts)))
+
+
+def without_tensors(model: Any, absent: dict[str, Any], *, parts: tuple[str, ...]) -> Graph:
+    """The graph of an ``onnx_ir`` model, which is left cleaned.
+
+    Args:
+        model: The model.
+        absent: Values whose tensors come later, by the names that they get; neither inputs nor initializers.
+        parts: Those of them that are tensors of the module.
+    """
+    _clean(model, absent)
+    initializers = model.graph.initializers
+    large = {name: value for name, value in initializers.items() if value.const_value.nbytes > LARGE}
     for name in large:
-        del graph.initializers[name]
+        del initializers[name]
     return Graph(
-        content=_content(program, {**parts, **large}),
-        parts=tuple(sorted(parts)),
+        content=_content(model, {**absent, **large}),
+        parts=parts,
         extra={name: np.array(value.const_value.numpy()) for name, value in large.items()},
     )
 
@@ -158,9 +172,9 @@ def _hide(graph: Any, names: dict[str, str]) -> dict[str, Any]:
     return held
 
 
-def _clean(program: Any, parts: dict[str, Any]) -> None:
+def _clean(model: Any, parts: dict[str, Any]) -> None:
     """Take out what tells of the code and the machine, and name every value: parts by their names, others by number."""
-    model, graph = program.model, program.model.graph
+    graph = model.graph
     model.producer_name, model.producer_version = "slimmable", None
     nodes, constants = list(graph.all_nodes()), list(graph.initializers.values())
     graph.initializers.clear()
@@ -178,15 +192,14 @@ def _clean(program: Any, parts: dict[str, Any]) -> None:
         node.name = node.doc_string = None
     for each in (model, graph, *nodes, *values, *graph.inputs):
         each.metadata_props.clear()
-    batches = {size.value for value in graph.inputs for size in value.shape if not isinstance(size, int)}
-    program.rename_axes({name: "batch" for name in batches if len(batches) == 1})
 
 
-def _content(program: Any, absent: dict[str, Any]) -> bytes:
-    """The graph's bytes, with the shapes that a reader cannot find by itself."""
+def _content(graph: Any, absent: dict[str, Any]) -> bytes:
+    """The bytes of a model, with the shapes that a reader cannot find by itself."""
     import onnx
+    from onnxscript import ir
 
-    model = program.model_proto
+    model = ir.serde.serialize_model(graph)
     shapes = {each.name: each for each in model.graph.value_info}
     model.graph.ClearField("value_info")
     whole = onnx.ModelProto()
