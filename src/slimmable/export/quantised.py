@@ -1,4 +1,4 @@
-"""From an extracted network to an ONNX graph in eight bits, whose weights lie in a store that all widths share."""
+"""From an extracted network to an ONNX graph in eight bits, whose weights come from a store that all widths share."""
 
 from __future__ import annotations
 
@@ -111,7 +111,11 @@ class _Layer:
 def _layers(model: Any, held: set[str]) -> Iterator[_Layer]:
     """Convolutions and linear layers whose weight and bias only they read."""
     reads = Counter(name for node in model.graph.node for name in _read(node))
-    flips = {node.output[0]: node for node in model.graph.node if node.op_type == "Transpose"}
+    flips = {
+        node.output[0]: node
+        for node in model.graph.node
+        if node.op_type == "Transpose" and list(_attributes(node).get("perm", ())) == [1, 0]
+    }
 
     def own(name: str) -> bool:
         return name in held and reads[name] == 1
@@ -124,8 +128,7 @@ def _layers(model: Any, held: set[str]) -> Iterator[_Layer]:
         if plain and own(weight) and (bias is None or own(bias)):
             yield _Layer(node=node, weight=weight, bias=bias)
         elif node.op_type == "MatMul" and weight in flips and reads[weight] == 1 and own(flips[weight].input[0]):
-            if list(_attributes(flips[weight]).get("perm", ())) == [1, 0]:
-                yield _Layer(node=node, weight=flips[weight].input[0], bias=None, flip=flips[weight])
+            yield _Layer(node=node, weight=flips[weight].input[0], bias=None, flip=flips[weight])
 
 
 _LINEAR = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}

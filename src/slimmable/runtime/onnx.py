@@ -91,6 +91,8 @@ class OnnxBackend:
         settings.log_severity_level = 3
         # Threads of a session that has nothing to do must not take the cores from the session that has.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
+        # Processors without instructions for products of bytes would let sums of them overflow unseen.
+        settings.add_session_config_entry("session.x64quantprecision", "1")
         # No graph may name a file of this machine as the place of its tensors.
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         return settings

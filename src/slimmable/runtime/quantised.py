@@ -72,8 +72,8 @@ def layer_tensors(
 ) -> dict[str, np.ndarray]:
     """Tensors that the graph of a width takes for a layer.
 
-    Where a bias would not fit into 32 bits, or a channel's scale is zero, the channel gets the least scale with which it
-    does; its weights, which are far smaller than the bias, are rounded again.
+    Where a bias would not fit into 32 bits, or a channel's scale is zero, the channel gets the least scale with which
+    it does; its weights, which are far smaller than the bias, are rounded again.
 
     Args:
         layer: The layer at this width.

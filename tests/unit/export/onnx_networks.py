@@ -93,7 +93,7 @@ class Attending(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, width)
         x = x + self.back(mixed)
         x = x + self.thin(F.gelu(self.wide(self.norm(x)))) + (torch.arange(5 * width).view(5, width) / width).sin()
-        return torch.cat([self.first(x), self.second(x)], 2)
+        return torch.cat([self.first(x), self.second(x.tanh())], 2)
 
 
 class Several(nn.Module):
