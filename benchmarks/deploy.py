@@ -107,9 +107,9 @@ def write(case: Case, backends: list[BackendName]) -> None:
                 verbose=False,
             )
         if "executorch" in backends:
-            from slimmable.export.executorch import native
+            from slimmable.export.lowering import lowered
 
-            case.native(name, "pte").write_bytes(native(plain, (case.inputs,)))
+            case.native(name, "pte").write_bytes(lowered(plain, (case.inputs,), external=False).program)
 
 
 # ---------------------------------------------------------------------------------------------------- native sides

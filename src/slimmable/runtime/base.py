@@ -68,3 +68,7 @@ class Backend(Protocol):
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
         """A session from a weight-less graph and finished tensors by part name."""
         ...
+
+    def tidy(self) -> None:
+        """Give back memory that is kept for the next session."""
+        ...

@@ -278,6 +278,7 @@ class Runtime:
         """Give back what switches left behind: spare memory, pages of the file, and what the allocator keeps."""
         with self._building:
             self._buffers.tidy()
+            self._engine.tidy()
             with self._lock:
                 kept = [(live.buffer, live.nbytes) for live in self._live.values() if live.buffer is not None]
             for buffer, size in kept:

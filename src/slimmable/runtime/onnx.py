@@ -73,6 +73,9 @@ class OnnxBackend:
     def prepare(self, graph: bytes) -> None:
         """Nothing: a graph is read together with its tensors."""
 
+    def tidy(self) -> None:
+        """Nothing: no memory is kept."""
+
     def _model(self, graph: bytes, tensors: Arrays, places: Mapping[str, Place]) -> bytes:
         """The graph with references to its tensors, kept for the next time that the width is built."""
         key = (graph, *((name, x.shape, x.dtype.num, places[name]) for name, x in tensors.items()))

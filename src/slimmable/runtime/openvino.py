@@ -42,6 +42,9 @@ class OpenVinoBackend:
     def prepare(self, graph: bytes) -> None:
         """Nothing: a graph is read together with its tensors."""
 
+    def tidy(self) -> None:
+        """Nothing: no memory is kept."""
+
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> OpenVinoSession:
         """A session from a weight-less graph and finished tensors by part name; it keeps none of the arrays.
 

@@ -65,6 +65,9 @@ class TorchBackend:
         """
         self._read(graph)
 
+    def tidy(self) -> None:
+        """Nothing: sessions hold no memory of their own."""
+
     def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
         """A session; it reads the arrays where they are until it is closed.
 
