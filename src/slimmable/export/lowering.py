@@ -128,7 +128,7 @@ def _marked(
 
 def _outside(node: fx.Node) -> str | None:
     """The file that what XNNPACK does not take over has a tensor in: that of the others, if it has a name."""
-    return _TAG if node.name.startswith(("p_", "b_")) else None
+    return _TAG if node.users and node.name.startswith(("p_", "b_")) else None
 
 
 @contextmanager
