@@ -110,7 +110,8 @@ class OpenVinoSession:
         except IndexError:
             request = compiled.create_infer_request()
         try:
-            found = request.infer({each.name: array for each, array in zip(self._inputs, arrays, strict=True)})
+            feed = {each.name: array for each, array in zip(self._inputs, arrays, strict=True)}
+            found = request.infer(feed, share_inputs=True)
             outputs = [found[index] for index in self._outputs]
         except RuntimeError as error:
             raise DeploymentError(f"OpenVINO cannot run the network: {error}") from error

@@ -81,13 +81,16 @@ def test_arrays_can_be_used_again_once_a_session_is_built(backend, name):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_outputs_are_kept_when_the_session_runs_again(backend):
+def test_inputs_and_outputs_stay_when_the_session_runs_again(backend):
     session, case = session_of(backend, "inverted")
-    (first,) = session.run(case.inputs(2))
+    (x,) = case.inputs(2)
+    given = x.copy()
+    (first,) = session.run([x])
     kept = first.copy()
 
     session.run(case.inputs(2))
 
+    np.testing.assert_array_equal(x, given)
     np.testing.assert_array_equal(first, kept)
 
 
