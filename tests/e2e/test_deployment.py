@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import slimmable
 from slimmable.cli.main import main
 from slimmable.recipes import open_run
 from slimmable.runtime import Artifact, Runtime
@@ -93,6 +94,20 @@ def test_integers_take_a_quarter_of_the_size_and_answer_alike(run, artifact, tmp
         for at in range(3):
             expected, found = exact.run(images, at=at)[0], rounded.run(images, at=at)[0]
             assert 10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()) > 20
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("torch-export", "pt2"), ("executorch", "pte")])
+def test_one_width_is_an_ordinary_small_file(run, tmp_path, capsys, kind, suffix):
+    sizes = []
+    for width in ("0.25", "1.0"):
+        path = tmp_path / f"{width}.{suffix}"
+        assert main(["export", str(run), "-o", str(path), "--widths", width, "--standalone", kind]) == 0
+        sizes.append(path.stat().st_size)
+    net = open_run(run).net
+    counts = [slimmable.parameters(net, net.space.uniform(ratio)) * 4 for ratio in (0.25, 1.0)]
+    assert all(size <= 1.05 * count + 200_000 for size, count in zip(sizes, counts, strict=True))
+    assert main(["export", str(run), "-o", str(path), "--widths", "0.25,0.5", "--standalone", kind]) == 2
+    assert "a standalone file holds one" in capsys.readouterr().err
 
 
 ALONE = """

@@ -132,6 +132,11 @@ def _export(parser: ArgumentParser) -> None:
         "--runtime", default="onnx", metavar="NAME,...", help="what is to run it: onnx, openvino, executorch, torch"
     )
     parser.add_argument(
+        "--standalone",
+        choices=["onnx", "openvino", "executorch", "torch-export", "aot-inductor", "safetensors"],
+        help="instead: an ordinary file of the one width of --widths",
+    )
+    parser.add_argument(
         "--bench", metavar="FILE", help="JSON of slimmable bench: the file tells the latencies measured there"
     )
     parser.add_argument(

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from slimmable.errors import DataError, WidthError
 from slimmable.export.artifact import Facts, Store, Tables, write_artifact
+from slimmable.export.flat import described
+from slimmable.export.standalone import FormatName, write
 from slimmable.recipes.figures import require_calibrated
 from slimmable.recipes.folder import EVALUATION_JSON, OpenRun
 from slimmable.recipes.widths import NamedWidths
 from slimmable.runtime.artifact import Artifact
+from slimmable.runtime.base import Signature
 from slimmable.runtime.engine import BackendName
 from slimmable.runtime.manifest import Latency
 
@@ -68,6 +71,30 @@ def export_run(
             preprocessing=recipe.task.preprocessing(facts),
         ),
     )
+
+
+def export_alone(opened: OpenRun, width: NamedWidths, path: str | Path, *, format: FormatName) -> tuple[Path, ...]:  # noqa: A002  as users say it
+    """Write the network of a run at one width as an ordinary file.
+
+    Args:
+        opened: The run.
+        width: Which width.
+        path: The file.
+        format: One of :data:`slimmable.export.standalone.FORMATS`.
+
+    Returns:
+        The file, and those that the format lays beside it.
+
+    Raises:
+        CalibrationError: The network has no statistics at the width.
+        ExtractionError: The network cannot be written in this format.
+    """
+    net, _, _, facts = opened
+    require_calibrated(net, [width])
+    plain, example = net.extract(width.widths, fold_batch_norm=True).eval(), facts.example_inputs()
+    inputs, outputs = described(plain, example)
+    signature = Signature(inputs=tuple(each.name for each in inputs), outputs=tuple(each.name for each in outputs))
+    return write(plain, example, path, format=format, signature=signature)
 
 
 def figures_of(folder: str | Path) -> dict[tuple[int, ...], dict[str, float]]:

@@ -20,7 +20,8 @@ OPTIONS = {
     "extract": ["--fold-batch-norm", "--output", "--width", "-o", "RUN"],
     "upscale": ["--device", "--output", "--tile", "--width", "-o", "RUN", "IMAGE"],
     "export": [
-        *("--bench", "--output", "--root", "--runtime", "--samples", "--store", "--tables", "--widths", "-o", "RUN")
+        *("--bench", "--output", "--root", "--runtime", "--samples", "--standalone", "--store", "--tables"),
+        *("--widths", "-o", "RUN"),
     ],
     "bench": ["--batch", "--json", "--memory", "--plot", "--rounds", "--runtime", "--threads", "FILE"],
     "profile": [

@@ -4,17 +4,25 @@ from pathlib import Path
 
 from slimmable.cli.parser import Options
 from slimmable.cli.tables import count, memory, write
+from slimmable.errors import WidthError
 from slimmable.recipes import open_run
-from slimmable.recipes.exporting import export_run
+from slimmable.recipes.exporting import export_alone, export_run
 from slimmable.recipes.widths import read_widths
 from slimmable.runtime.engine import backends_from
 
 
 def command(options: Options) -> int:
-    """Write the artifact of a run."""
+    """Write the artifact of a run, or an ordinary file of one of its widths."""
     opened = open_run(options.run, root=options.root)
     widths = read_widths(options.widths, opened.net.space)
     path = Path(options.output)
+    if options.standalone:
+        if len(widths) != 1:
+            raise WidthError(f"--widths {options.widths} names {len(widths)} widths; a standalone file holds one")
+        files = export_alone(opened, widths[0], path, format=options.standalone)
+        for file in files:
+            write(f"{file}: width {widths[0].label}, {memory(file.stat().st_size)}")
+        return 0
     found = export_run(
         opened,
         options.run,
