@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slimmable.errors import ArtifactError, MissingDependencyError
 from slimmable.runtime.base import Arrays, Options, Order, Session, Signature
@@ -47,23 +45,15 @@ class ExecuTorchBackend:
     keeps_arrays = False
 
     def __init__(self, options: Options) -> None:
-        try:
-            with _import_of_bindings():
-                from executorch.extension.pybindings import portable_lib as bindings
+        its = bindings()
+        from slimmable.runtime import executorch_session as session
 
-                from slimmable.runtime import executorch_session as session
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the executorch runtime needs ExecuTorch and PyTorch ({error}); cure: pip install "
-                "'slimmable[executorch]'",
-                name="executorch",
-            ) from error
-        self._load = bindings._load_for_executorch_from_buffer
+        self._load = its._load_for_executorch_from_buffer
         self._session = session
         self._read = lru_cache(maxsize=_GRAPHS)(unpacked)
         self._spare: Data | None = None
-        if options.threads and bindings._threadpool_get_thread_count() != options.threads:
-            bindings._unsafe_reset_threadpool(options.threads)
+        if options.threads and its._threadpool_get_thread_count() != options.threads:
+            its._unsafe_reset_threadpool(options.threads)
 
     def prepare(self, graph: bytes) -> None:
         """Read a graph ahead, so that the first session of it is made as fast as the next.
@@ -101,14 +91,26 @@ class ExecuTorchBackend:
         self._spare = data
 
 
-@contextmanager
-def _import_of_bindings() -> Iterator[None]:
-    """Their import warns that they are experimental, and notes in the environment where OpenVINO is."""
+def bindings() -> Any:
+    """ExecuTorch's bindings to Python.
+
+    Their import warns that they are experimental, and notes in the environment where OpenVINO is: neither stays.
+
+    Raises:
+        MissingDependencyError: ExecuTorch or PyTorch is not installed.
+    """
     before = os.environ.get("OPENVINO_LIB_PATH")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            from executorch.extension.pybindings import portable_lib
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the executorch runtime needs ExecuTorch and PyTorch ({error}); cure: pip install "
+            "'slimmable[executorch]', and the executorch that was built for your torch",
+            name="executorch",
+        ) from error
     finally:
         if before is None:
             os.environ.pop("OPENVINO_LIB_PATH", None)
+    return portable_lib
