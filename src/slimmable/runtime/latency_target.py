@@ -22,7 +22,8 @@ class LatencyTarget:
 
     All widths are judged by the requests of late, replayed at their speed behind what waits now
     (:func:`~slimmable.runtime.forecast.forecast`). A width is *late* if more requests than the percentile allows, and
-    at least two, take longer than the target.
+    at least two, take longer than the target; behind a queue than ``1 - safety / 2`` of it, for what a server cannot
+    see, and for chance.
 
     * **Down**: if the active width is late, the widest that would stay below ``1 - safety / 2`` of the target takes
       over, however many steps that are; if none would, the cheapest. A backlog is part of the replay, so who takes
@@ -41,7 +42,8 @@ class LatencyTarget:
         least: Requests by which it is judged at least, if so many are known.
         hold: Seconds for which a wider one has to look good.
         longest_hold: Most seconds after steps up that failed.
-        safety: Share of the device's speed that is kept back from a step up.
+        safety: Share of the device's speed that a step up leaves unused, and twice the share of the target that is
+            kept in hand.
 
     Raises:
         DeploymentError: A number out of its range.
@@ -81,11 +83,11 @@ class LatencyTarget:
         recent = seen.trace.since(seen.now - self.react, least=self.least)
         if not len(recent):
             return self._by_profile(seen, place, quiet)
-        if self._late(self._soon(seen, recent, order[place]), allow=1):
+        if self._late(self._soon(seen, recent, order[place]), self._inner if seen.serial else self.seconds, allow=1):
             return self._down(seen, recent, place)
         if place + 1 < len(order) and quiet >= (hold := self._hold_before(seen, order[place + 1])):
             told = self._wider(seen, order[place + 1], hold)
-            if not self._late(told, allow=0):
+            if not self._late(told, self.seconds, allow=0):
                 return Choice(order[place + 1], f"{self._p(told)} with room to spare, and no switch for {hold:.3g} s")
         return Choice(order[place], "in time")
 
@@ -108,7 +110,7 @@ class LatencyTarget:
         late = self._p(self._soon(seen, recent, seen.candidates[place]))
         for each in reversed(seen.candidates[:place]):
             told = self._soon(seen, recent, each)
-            if not self._late(told / (1 - self.safety / 2), allow=1):
+            if not self._late(told, self._inner, allow=1):
                 return Choice(each, f"{late}; here it is {1e3 * self._quantile(told):.3g} ms")
         return Choice(seen.candidates[0], f"{late}; this is the cheapest")
 
@@ -120,9 +122,14 @@ class LatencyTarget:
         trace = seen.trace.since(seen.now - hold, least=self.least)
         return forecast(trace, seen.speeds[index], serial=seen.serial, slower=1 / (1 - self.safety))
 
-    def _late(self, told: Floats, *, allow: int) -> bool:
+    @property
+    def _inner(self) -> float:
+        """The target less half of the safety."""
+        return self.seconds * (1 - self.safety / 2)
+
+    def _late(self, told: Floats, limit: float, *, allow: int) -> bool:
         share = (100 - self.percentile) / 100
-        return int((told > self.seconds).sum()) > max(allow, int(len(told) * share + 1e-9))
+        return int((told > limit).sum()) > max(allow, int(len(told) * share + 1e-9))
 
     def _hold_before(self, seen: Observation, wider: int) -> float:
         """Seconds without a switch before a step up to ``wider``: doubled by each failure since the last success."""
