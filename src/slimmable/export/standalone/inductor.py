@@ -50,7 +50,7 @@ def _require_compiler() -> None:
     named = os.environ.get("CXX")
     if not any(map(shutil.which, (named,) if named else _COMPILERS)):
         raise MissingDependencyError(
-            f"AOTInductor needs a C++ compiler; none of {named or ', '.join(_COMPILERS)} was found on the path; install "
-            "one (on Debian: apt-get install g++), or write the format torch-export, which needs none",
+            f"AOTInductor needs a C++ compiler; none of {named or ', '.join(_COMPILERS)} was found on the path; "
+            "install one (on Debian: apt-get install g++), or write the format torch-export, which needs none",
             name="g++",
         )

@@ -105,8 +105,8 @@ def load_tensors(module: nn.Module, path: str | Path) -> nn.Module:
         raise
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(
-            f"{path} does not fit {type(module).__name__}: {error}; give it the network that the file was written from, "
-            "and a whole file"
+            f"{path} does not fit {type(module).__name__}: {error}; give it the network that the file was written "
+            "from, and a whole file"
         ) from error
     return module
 
