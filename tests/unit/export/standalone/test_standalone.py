@@ -57,7 +57,8 @@ def test_files_are_as_small_as_their_parameters_and_tell_nothing_of_this_machine
         module, (torch.zeros(4, 3, 64, 64),), tmp_path / f"net{FORMATS[name].suffix}", format=name, signature=ONE
     )
     parameters = sum(each.numel() for each in module.parameters())
-    assert sum(each.stat().st_size for each in files) <= parameters * 4 * 1.05 + 200_000
+    code = 500_000 if name == "aot-inductor" else 200_000  # machine code is larger than a graph
+    assert sum(each.stat().st_size for each in files) <= parameters * 4 * 1.05 + code
     if name != "aot-inductor":
         assert not [each for each in files if str(Path(__file__).parent).encode() in each.read_bytes()]
 
