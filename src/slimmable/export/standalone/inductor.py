@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def written(module: nn.Module, example: tuple[Tensor, ...], path: Path, signatur
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            _shrink(path)
             package: Any = torch._inductor.aoti_load_package(str(path))
     except Exception as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -44,6 +46,18 @@ def written(module: nn.Module, example: tuple[Tensor, ...], path: Path, signatur
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     return run
+
+
+def _shrink(package: Path) -> None:
+    """Compress a package, and leave the sources out of it, which name files of this machine.
+
+    Their empty files stay: the loader finds the others by their names.
+    """
+    smaller = package.with_suffix(".smaller")
+    with zipfile.ZipFile(package) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED) as new:
+        for each in old.infolist():
+            new.writestr(each.filename, b"" if each.filename.endswith(".cpp") else old.read(each))
+    smaller.replace(package)
 
 
 def _require_compiler() -> None:
