@@ -31,7 +31,8 @@ def photos() -> Recipe:
             data=PatchDataSettings(patch=24, batch_size=8, repeats=80),
             network=UpscalerSettings(width=0.5, blocks=4),
         ),
-        convert=_between(blocks=4, divisor=2),
+        # Without ``follow``, which would name every block: all nine widths are exact anyway, and blocks may be changed.
+        convert=ConversionSettings(min_ratio=0.5, divisor=2),
         train=TrainSettings(
             epochs=15, lr=2e-3, schedule=Cosine(), optimizer=AdamW(), weight_decay=0.0, validate_every=5
         ),
@@ -52,7 +53,7 @@ def smoke() -> Recipe:
     return base.model_copy(
         update={
             "task": task,
-            "convert": _between(blocks=2, divisor=8),
+            "convert": ConversionSettings(min_ratio=0.5, divisor=8),
             "train": replace(base.train, epochs=2, validate_every=1),
             "evaluation": EvaluationSettings(widths="0.5:1.0:0.25"),
         }
@@ -100,7 +101,7 @@ def _wdsr(scale: Scale, *, width: float) -> Recipe:
     )
     return Recipe(
         task=SuperResolutionSettings(scale=scale, data=data, network=UpscalerSettings(width=width, blocks=8)),
-        convert=_between(blocks=8, divisor=round(4 * width)),
+        convert=ConversionSettings(min_ratio=0.5, divisor=round(4 * width), follow=wdsr_expansions("A", blocks=8)),
         train=TrainSettings(
             epochs=304,
             lr=1e-3,
@@ -111,7 +112,3 @@ def _wdsr(scale: Scale, *, width: float) -> Recipe:
         ),
         evaluation=EvaluationSettings(widths=NINE),
     )
-
-
-def _between(*, blocks: int, divisor: int) -> ConversionSettings:
-    return ConversionSettings(min_ratio=0.5, divisor=divisor, follow=wdsr_expansions("A", blocks))

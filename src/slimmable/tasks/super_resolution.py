@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimmable.errors import DataError, RecipeError
 from slimmable.models.upscalers import Scale, build_upscaler
-from slimmable.tasks.fidelity import FidelityMetric
+from slimmable.tasks.fidelity import WINDOW, FidelityMetric
 from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.patches.batches import PatchBatch, PatchBatches, WholeImages
 from slimmable.tasks.patches.pipeline import PatchPipeline, SmallPatches
@@ -76,7 +76,7 @@ class SuperResolutionTask:
                 raise RecipeError(f"{key} is {value!r}; expected l1 or l2")
         if not isinstance(network, str) and (width is not None or blocks is not None):
             raise RecipeError("width and blocks go with a network's name; a function decides them itself.")
-        self.pipeline = PatchPipeline(data or PatchDataSettings(), scale=scale)
+        self.pipeline = PatchPipeline(data or PatchDataSettings(), scale=scale, least_side=WINDOW + 2 * scale)
         self.scale: Scale = scale
         self.device = torch.device("cpu")
         self._network = network

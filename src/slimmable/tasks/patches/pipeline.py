@@ -16,9 +16,6 @@ from slimmable.tasks.patches.sources import PairSplits, load_pairs
 
 SplitName = Literal["train", "validation", "test"]
 
-WINDOW = 11
-"""Side in pixels of the window that SSIM looks through."""
-
 _CALIBRATION = 1_000_000
 """Number of the epoch whose patches calibrate: none that is trained."""
 
@@ -52,11 +49,13 @@ class PatchPipeline:
     Args:
         settings: Which images, and how they are fed.
         scale: How many times larger the large ones are.
+        least_side: Pixels that a large image must have on each side to be compared.
     """
 
-    def __init__(self, settings: PatchDataSettings, *, scale: int) -> None:
+    def __init__(self, settings: PatchDataSettings, *, scale: int, least_side: int = 1) -> None:
         self.settings = settings
         self.scale = scale
+        self.least_side = least_side
         self._kept: dict[SplitName, list[Pair] | FilePairs] = {}
 
     @cached_property
@@ -91,7 +90,7 @@ class PatchPipeline:
         Raises:
             DataError: An image is too small to be compared, or is no image.
         """
-        return WholeImages(pairs=self._pairs(split, at_least=WINDOW + 2 * self.scale), device=device)
+        return WholeImages(pairs=self._pairs(split, at_least=self.least_side), device=device)
 
     def calibration_batches(self, *, samples: int, seed: int, device: torch.device) -> SmallPatches:
         """Up to ``samples`` small training patches."""

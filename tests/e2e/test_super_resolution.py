@@ -1,0 +1,118 @@
+"""The way of a user who makes images larger, all from the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from slimmable.cli.main import main
+from slimmable.recipes import open_run, open_subnetwork
+from slimmable.record import RunRecord
+from tests.unit.recipes.images import TINY, write_images
+
+EPOCHS = 30
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def train(images):
+    return ["train", "super-resolution/smoke", *TINY, f"task.data.root={images}", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("super-resolution") / "run"
+    assert main([*train, "--folder", str(folder)]) == 0
+    return folder
+
+
+def lines(capsys):
+    return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+def test_figures_over_a_range_of_widths(run, tmp_path, capsys):
+    assert main(["eval", str(run), "--widths", "0.5:1.0:0.125", "--json", str(tmp_path / "e.json")]) == 0
+
+    table = lines(capsys)
+    assert table[0][:6] == ["width", "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "bicubic_psnr_y"]
+    assert [row[0] for row in table[1:]] == ["0.5", "0.625", "0.75", "0.875", "1.0"]
+    found = {row["label"]: row for row in json.loads((tmp_path / "e.json").read_text())["widths"]}
+    known = json.loads((run / "evaluation.json").read_text())["widths"]
+    assert all(found[row["label"]] == row for row in known)
+
+
+def test_there_is_nothing_to_calibrate(run, capsys):
+    assert main(["calibrate", str(run), "--widths", "0.6"]) == 2
+    assert "no batch norm: every width can be evaluated" in capsys.readouterr().err
+
+
+def test_a_sub_network_is_plain_and_gives_the_same_output(run, tmp_path, capsys):
+    path = tmp_path / "half.safetensors"
+
+    assert main(["extract", str(run), "--width", "0.5", "-o", str(path)]) == 0
+
+    assert "read back, it gives the same output" in capsys.readouterr().out
+    net, task, *_ = open_run(run)
+    batch = next(iter(task.test_batches()))
+    with torch.no_grad(), net.at(net.space.uniform(0.5)):
+        assert torch.equal(open_subnetwork(path)(batch.low), net(batch.low))
+
+
+def test_images_are_made_larger_at_a_width(run, images, tmp_path, capsys):
+    chosen = [str(images / "test" / "0.png"), str(images / "test" / "1.png")]
+
+    assert main(["upscale", str(run), *chosen, "--width", "0.75", "-o", str(tmp_path / "large"), "--tile", "16"]) == 0
+
+    assert [line[0].rpartition("/")[2] for line in lines(capsys)] == ["0.png:", "1.png:"]
+    for name in ("0.png", "1.png"):
+        small, large = (np.array(Image.open(folder / name)) for folder in (images / "test", tmp_path / "large"))
+        assert large.shape == (2 * small.shape[0], 2 * small.shape[1], 3)
+    assert main(["upscale", str(run), *chosen, "--width", "0.5,1.0", "-o", str(tmp_path / "x")]) == 2
+    assert "names 2 widths; expected one" in capsys.readouterr().err
+
+
+def test_a_bad_folder_is_one_clear_error(tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    changes = [*TINY, f"task.data.root={tmp_path}", "--folder", str(tmp_path / "run")]
+
+    assert main(["train", "super-resolution/smoke", *changes]) == 2
+
+    found = capsys.readouterr().err
+    assert found.startswith("error: ")
+    assert "train holds no image" in found
+    assert found.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_killed_run_goes_on_to_the_same_weights(train, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    long = [*train, f"train.epochs={EPOCHS}", "train.validate_every=100", "--folder"]
+    assert main([*long, str(whole)]) == 0
+    command = [sys.executable, "-m", "slimmable.cli", *long, str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while not (folder / "last.safetensors").exists():
+            assert process.poll() is None, "training ended too soon"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert len(RunRecord.load(folder / "record.json").history) < EPOCHS, "the run was not ended in its middle"
+
+    assert main(["train", str(folder / "recipe.yaml"), "--folder", str(folder), "--resume", "--device", "cpu"]) == 0
+
+    found, expected = (load_file(each / "network.safetensors") for each in (folder, whole))
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
