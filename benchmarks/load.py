@@ -96,6 +96,7 @@ def main() -> None:
         "windows": {name: [[readable(each) for each in run] for run in several] for name, several in runs.items()},
         "states": {name: list(several) for name, several in states.items()},
     }
+    options.model = Path(options.model).name  # where it lies is nobody's business
     conclude("load", options, figures=figures, measured=facts)
 
 
