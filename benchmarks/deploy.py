@@ -249,26 +249,29 @@ def extracted(case: Case, options: argparse.Namespace) -> list[Cell]:
 
 
 def switching(case: Case, backend: BackendName, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Milliseconds until a width serves that was not in memory, and those of loading its own file."""
-    found: dict[str, dict[str, float]] = {}
+    """Milliseconds until a width serves that was not in memory, and those of loading its own file.
+
+    Whoever comes second finds the caches warm and memory at hand; so each comes first in turn.
+    """
     with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1) as runtime:
         names = list(case.widths)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-        for _ in range(max(options.rounds // 2, 3)):
+        times: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+        sides = ["ours", "native"] if backend == "onnx" else ["ours"]
+        for round_ in range(2 * max(options.rounds // 2, 3)):
             for at, name in enumerate(names):
                 runtime.set(names[at - 1])
-                time.sleep(0.02)  # what the last switch left is tidied up beside
-                began = time.thread_time_ns()
-                runtime.set(name)
-                middle = time.thread_time_ns()
-                natively = natives(case, backend, name, options.threads) if backend == "onnx" else None
-                ended = time.thread_time_ns()
-                times[name].append(((middle - began) / 1e6, (ended - middle) / 1e6))
+                if backend == "onnx":
+                    time.sleep(0.02)  # what the last switch left is taken apart beside
+                natively: object = None
+                for side in sides if round_ % 2 else reversed(sides):
+                    began = time.thread_time_ns()
+                    if side == "ours":
+                        runtime.set(name)
+                    else:
+                        natively = natives(case, backend, name, options.threads)
+                    times[name].setdefault(side, []).append((time.thread_time_ns() - began) / 1e6)
                 del natively
-    for name, its in times.items():
-        ours, native = (statistics.median(each) for each in zip(*its, strict=True))
-        found[name] = {"ours": ours, "native": native}
-    return found
+    return {name: {side: statistics.median(each) for side, each in its.items()} for name, its in times.items()}
 
 
 def cached(case: Case, backend: BackendName, options: argparse.Namespace) -> float:

@@ -22,7 +22,7 @@ from slimmable.export.flat import described, flatten
 from slimmable.export.graph import Graph
 from slimmable.record import atomic_path, environment
 from slimmable.runtime.artifact import Artifact, deflated
-from slimmable.runtime.base import Signature
+from slimmable.runtime.base import Layout, Signature
 from slimmable.runtime.engine import BackendName, graphs_of
 from slimmable.runtime.manifest import FORMAT, Cost, Graphs, Latency, Manifest, Part, StoredWidths
 from slimmable.runtime.parts import cut, entries, table_size
@@ -255,7 +255,7 @@ def _verify(
         channels=widths.channels,
         maximum=largest.channels,
     )
-    for name, each in made.fill(np.empty(made.nbytes, np.uint8), "contiguous").items():
+    for name, each in made.fill(np.empty(made.nbytes, np.uint8), Layout()).items():
         expected = own[name].cpu().numpy()
         if not np.isfinite(each).all():
             raise ExtractionError(

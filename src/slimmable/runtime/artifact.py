@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 
 from slimmable.core.space import Widths
 from slimmable.errors import ArtifactError
-from slimmable.runtime.base import Order
+from slimmable.runtime.base import Layout
 from slimmable.runtime.manifest import FORMAT, Graphs, Manifest, Part, StoredWidths, Tensor
-from slimmable.runtime.parts import Cut, cut, part_shape, rows, table_size, vectors
+from slimmable.runtime.parts import Cut, Frame, cut, part_shape, rows, table_size, vectors
 from slimmable.runtime.quantised import QuantisedLayer, layer_tensors
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I32": np.int32, "I64": np.int64}
@@ -130,24 +130,40 @@ class Artifact:
         return inflated(packed, self._first[backend])  # graphs of a backend differ little
 
     def arrays(
-        self, backend: str, index: int, *, order: Order = "contiguous", buffer: np.ndarray | None = None
+        self, backend: str, index: int, *, layout: Layout | None = None, buffer: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Tensors that the graph of a width takes, by name.
+        """Tensors that the graph of a width takes, by name; what stands in the file as it is wanted is not copied.
 
         Args:
             backend: Whose graph.
             index: Which width.
-            order: How tensors of four dimensions lie in memory.
+            layout: How the tensors are wanted; contiguous if None.
             buffer: Bytes to write into, at least :meth:`nbytes` of them; new ones if None.
         """
-        made = self._cut(backend, index)
-        found = made.fill(np.empty(made.nbytes, np.uint8) if buffer is None else buffer, order)
+        made = self.frame(backend, index, layout=layout, buffer=buffer)
+        made.write()
+        found = made.arrays
         graphs = self._graphs_of(backend)
         if graphs.layers:
             found = self._integers(found, graphs.layers[index], index)
-        for name in graphs.extra[index]:
-            found[name] = np.array(self._tensors[f"extra/{backend}/{index}/{name}"])
         return found
+
+    def frame(
+        self, backend: str, index: int, *, layout: Layout | None = None, buffer: np.ndarray | None = None
+    ) -> Frame:
+        """Places of a width's tensors, and what writes them there, any number of times; see :meth:`arrays`.
+
+        Weights in eight bits are written as they stand in the file: their scales are not in the places.
+        """
+        made = self._cut(backend, index)
+        found = made.frame(np.empty(made.nbytes, np.uint8) if buffer is None else buffer, layout or Layout())
+        for name in self._graphs_of(backend).extra[index]:
+            found.arrays[name] = np.array(self._tensors[f"extra/{backend}/{index}/{name}"])
+        return found
+
+    def in_integers(self, backend: str) -> bool:
+        """Whether a backend's graphs take weights in eight bits."""
+        return bool(self._graphs_of(backend).layers)
 
     def nbytes(self, backend: str, index: int) -> int:
         """Bytes of the tensors that the graph of a width takes."""

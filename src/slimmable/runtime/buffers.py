@@ -4,8 +4,35 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+from slimmable.runtime.parts import Frame
+
+
+class Buffer:
+    """Memory for the tensors of any width, and what was worked out for widths that were there.
+
+    Args:
+        nbytes: Its size.
+
+    Attributes:
+        content: Its bytes.
+        bound: By the place of a width, what writes its tensors here, and what makes a session of them.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._pages = mmap.mmap(-1, nbytes)
+        self.content = np.frombuffer(self._pages, np.uint8)
+        self.bound: dict[int, tuple[Frame, Callable[[], Any]]] = {}
+
+    def shrink(self, used: int) -> None:
+        """Give back the pages behind the first ``used`` bytes, which a wider width has left."""
+        first = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
+        if sys.platform == "linux" and first < len(self._pages):
+            self._pages.madvise(mmap.MADV_DONTNEED, first)
 
 
 class Buffers:
@@ -27,28 +54,17 @@ class Buffers:
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = max(nbytes, 1)
-        self._spare: np.ndarray | None = None
+        self._spare: Buffer | None = None
 
-    def take(self) -> np.ndarray:
+    def take(self) -> Buffer:
         """A buffer; what is in it is anybody's."""
         spare, self._spare = self._spare, None
-        if spare is not None:
-            return spare
-        return np.frombuffer(mmap.mmap(-1, self._nbytes), np.uint8)
+        return Buffer(self._nbytes) if spare is None else spare
 
-    def give(self, buffer: np.ndarray) -> None:
+    def give(self, buffer: Buffer) -> None:
         """Take a buffer back."""
         self._spare = buffer
 
     def tidy(self) -> None:
         """Give the spare buffer back to the system."""
         self._spare = None
-
-
-def shrink(buffer: np.ndarray, used: int) -> None:
-    """Give back the pages of a buffer behind the first ``used`` bytes, which a wider width has left."""
-    pages = buffer.base
-    if sys.platform == "linux" and isinstance(pages, mmap.mmap):
-        first = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
-        if first < len(pages):
-            pages.madvise(mmap.MADV_DONTNEED, first)

@@ -19,13 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from slimmable.core.space import Widths
 from slimmable.errors import DeploymentError
 from slimmable.runtime.artifact import Artifact
 from slimmable.runtime.base import Backend, Options, Session, Signature
-from slimmable.runtime.buffers import Buffers, shrink
+from slimmable.runtime.buffers import Buffer, Buffers
 
 BackendName = Literal["onnx", "openvino", "executorch", "torch"]
 Width = int | str | float | Widths
@@ -41,7 +39,7 @@ class _Live:
     """A session, the requests in it, the buffer of its tensors, and whether it closes behind the last request."""
 
     session: Session
-    buffer: np.ndarray | None
+    buffer: Buffer | None
     nbytes: int
     users: int = 0
     dropped: bool = False
@@ -236,26 +234,41 @@ class Runtime:
                 dropped = [self._live.pop(each) for each in over]
                 closing = [live for live in dropped if self._drop(live)]
         if closing:
-            self._later(closing)
+            self._let_go(closing)
         if made is not None:
             self._tidy_later()
 
-    def _later(self, closing: list[_Live]) -> None:
-        """Close sessions in the background: to take one apart takes time, too."""
+    def _let_go(self, closing: list[_Live]) -> None:
+        """Close sessions at once if the next switch wants their buffer, else in the background, for that takes time."""
         with self._lock:
-            if not self._closed:
+            if not self._engine.keeps_arrays and not self._closed:
                 self._worker.submit(self._finish, closing)
                 return
         self._finish(closing)
 
     def _made(self, index: int) -> _Live:
-        buffer, size = self._buffers.take(), self.artifact.nbytes(self._graphs, index)
-        arrays = self.artifact.arrays(self._graphs, index, order=self._engine.order, buffer=buffer)
-        session = self._engine.build(self.artifact.graph(self._graphs, index), arrays, self._signature)
+        buffer = self._buffers.take()
+        session = self._filled(buffer, index)()
         if self._engine.keeps_arrays:
-            return _Live(session, buffer, size)
+            return _Live(session, buffer, self.artifact.nbytes(self._graphs, index))
         self._buffers.give(buffer)
         return _Live(session, None, 0)
+
+    def _filled(self, buffer: Buffer, index: int) -> Callable[[], Session]:
+        """What makes the session of a width from a buffer, which holds its tensors now."""
+        if self.artifact.in_integers(self._graphs):  # tensors of its own: a kept one would double the memory
+            arrays = self.artifact.arrays(self._graphs, index, layout=self._engine.layout, buffer=buffer.content)
+            return self._engine.bind(self.artifact.graph(self._graphs, index), arrays, self._signature)
+        known = buffer.bound.get(index)
+        if known is None:
+            frame = self.artifact.frame(self._graphs, index, layout=self._engine.layout, buffer=buffer.content)
+            frame.write()
+            made = self._engine.bind(self.artifact.graph(self._graphs, index), frame.arrays, self._signature)
+            buffer.bound[index] = (frame, made)
+            return made
+        frame, made = known
+        frame.write()
+        return made
 
     def _tidy_later(self) -> None:
         """See that somebody tidies up when no switch has come for a while; starting a thread takes longer than one."""
@@ -282,7 +295,7 @@ class Runtime:
             with self._lock:
                 kept = [(live.buffer, live.nbytes) for live in self._live.values() if live.buffer is not None]
             for buffer, size in kept:
-                shrink(buffer, size)
+                buffer.shrink(size)
             self.artifact.release()
         trim()
 

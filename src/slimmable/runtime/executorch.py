@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from slimmable.errors import ArtifactError, MissingDependencyError
-from slimmable.runtime.base import Arrays, Options, Order, Session, Signature
+from slimmable.runtime.base import Arrays, Layout, Options, Session, Signature
 from slimmable.runtime.executorch_graph import unpacked
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ class ExecuTorchBackend:
 
     Attributes:
         name: ``executorch``.
-        order: The memory order that most weights have in the file.
+        layout: The memory order that most weights have in the file.
         keeps_arrays: False: they are copied into the file.
     """
 
     name = "executorch"
-    order: Order = "channels_last"
+    layout = Layout(order="channels_last")
     keeps_arrays = False
 
     def __init__(self, options: Options) -> None:
@@ -63,12 +64,12 @@ class ExecuTorchBackend:
         """
         self._read(graph)
 
-    def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
-        """A session; it has copied the arrays, and has run once.
+    def bind(self, graph: bytes, arrays: Arrays, signature: Signature) -> Callable[[], Session]:
+        """What makes sessions; one that is made has copied the arrays, and has run once.
 
         Raises:
             ArtifactError: The graph is damaged, or does not fit the arrays or the signature.
-            DeploymentError: ExecuTorch refuses the program.
+            DeploymentError: When a session is made, ExecuTorch refuses the program.
         """
         program = self._read(graph)
         found, expected = (len(program.inputs), program.outputs), (len(signature.inputs), len(signature.outputs))
@@ -77,6 +78,9 @@ class ExecuTorchBackend:
                 f"the graph has {found[0]} inputs and {found[1]} outputs, the artifact says {expected[0]} and "
                 f"{expected[1]}; export the network again"
             )
+        return partial(self._made, program, arrays)
+
+    def _made(self, program: Any, arrays: Arrays) -> Session:
         data, self._spare = self._spare, None
         if data is None or len(data.content) < program.size:
             data = self._session.Data(program.size)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from slimmable.errors import DeploymentError, MissingDependencyError
-from slimmable.runtime.base import Arrays, Options, Order, Signature
+from slimmable.runtime.base import Arrays, Layout, Options, Signature
 from slimmable.runtime.inputs import Input, checked
 from slimmable.runtime.protobuf import Place, with_references
 
@@ -35,7 +36,7 @@ class OnnxBackend:
     """
 
     name = "onnx"
-    order: Order = "contiguous"
+    layout = Layout()
     keeps_arrays = False
 
     def __init__(self, options: Options | None = None) -> None:
@@ -49,18 +50,22 @@ class OnnxBackend:
         self._options = options or Options()
         self._models: dict[Any, bytes] = {}
 
-    def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> OnnxSession:
-        """A session from a weight-less graph and finished tensors by part name; see :class:`slimmable.runtime.base`.
+    def bind(self, graph: bytes, arrays: Arrays, signature: Signature) -> Callable[[], OnnxSession]:
+        """What makes sessions from a weight-less graph and tensors by part name; see :class:`slimmable.runtime.base`.
 
         Raises:
-            DeploymentError: ONNX Runtime does not take the graph with these tensors.
+            DeploymentError: When a session is made, ONNX Runtime does not take the graph with these tensors.
 
         Cost:
-            About what loading a file of this width costs.
+            A session, about what loading a file of this width costs.
         """
         tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         places, buffers = _places(tensors)
-        model = self._model(graph, tensors, places)
+        return partial(self._made, self._model(graph, tensors, places), tensors, buffers, signature)
+
+    def _made(
+        self, model: bytes, tensors: Arrays, buffers: Mapping[str, np.ndarray], signature: Signature
+    ) -> OnnxSession:
         try:
             settings = self._settings()
             sizes = [buffer.nbytes for buffer in buffers.values()]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from slimmable.errors import DeploymentError, MissingDependencyError
-from slimmable.runtime.base import Arrays, Options, Order, Signature
+from slimmable.runtime.base import Arrays, Layout, Options, Signature
 from slimmable.runtime.inputs import Input, checked
 from slimmable.runtime.protobuf import names_files, with_tensors
 
@@ -24,7 +25,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    order: Order = "contiguous"
+    layout = Layout()
     keeps_arrays = False
 
     def __init__(self, options: Options | None = None) -> None:
@@ -45,15 +46,18 @@ class OpenVinoBackend:
     def tidy(self) -> None:
         """Nothing: no memory is kept."""
 
-    def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> OpenVinoSession:
-        """A session from a weight-less graph and finished tensors by part name; it keeps none of the arrays.
+    def bind(self, graph: bytes, arrays: Arrays, signature: Signature) -> Callable[[], OpenVinoSession]:
+        """What makes sessions from a weight-less graph and tensors by part name; they keep none of the arrays.
 
         Raises:
-            DeploymentError: OpenVINO does not take the graph with these tensors.
+            DeploymentError: When a session is made, OpenVINO does not take the graph with these tensors.
 
         Cost:
-            Several times what ONNX Runtime needs: OpenVINO compiles.
+            A session, several times what it costs ONNX Runtime: OpenVINO compiles.
         """
+        return partial(self._made, graph, arrays, signature)
+
+    def _made(self, graph: bytes, arrays: Arrays, signature: Signature) -> OpenVinoSession:
         # Bit for bit the same on every machine of a kind: some processors would round to bfloat16 unasked. Two sessions
         # on pinned threads would share one core and leave another idle.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1", "ENABLE_CPU_PINNING": False}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
 
 from slimmable.core.axes import Axis
-from slimmable.runtime.base import Order
+from slimmable.runtime.base import Layout, Order, Work
 from slimmable.runtime.manifest import Dim, Part
 
 _ALIGNMENT = 64
@@ -77,6 +78,28 @@ class Step:
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
 
+    def unchanged(self, layout: Layout) -> np.ndarray | None:
+        """What this is a mere block of, if that lies in memory as it is wanted; then nothing has to be copied."""
+        if len(self.pieces) != 1 or self.pieces[0].scale is not None:
+            return None
+        view = self.pieces[0].view
+        if view.flags.c_contiguous:
+            return None if _turns(self.shape, layout.order) else view
+        return view if layout.strided and view.ndim == 2 and view.strides[1] == view.itemsize else None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Tensors of a width with a place in memory, and what writes their numbers there."""
+
+    arrays: dict[str, np.ndarray]
+    work: tuple[Work, ...]
+
+    def write(self) -> None:
+        """Write the numbers; whatever has been in the memory since the last time."""
+        for each in self.work:
+            each()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
@@ -90,27 +113,39 @@ class Cut:
     steps: tuple[Step, ...]
     nbytes: int
 
-    def fill(self, buffer: np.ndarray, order: Order) -> dict[str, np.ndarray]:
-        """The tensors by name, written into a buffer.
+    def frame(self, buffer: np.ndarray, layout: Layout) -> Frame:
+        """The tensors in a buffer, but for those that stand in the file as they are wanted; nothing is written yet.
 
         Args:
             buffer: At least ``nbytes`` bytes.
-            order: How tensors of four dimensions lie in it.
-
-        Cost:
-            One pass over the tensors.
+            layout: How the tensors are wanted.
         """
         found: dict[str, np.ndarray] = {}
+        work: list[Work] = []
         for step in self.steps:
+            unchanged = step.unchanged(layout)
+            if unchanged is not None:
+                found[step.name] = unchanged
+                continue
             flat = buffer[step.start : step.end].view(step.dtype)
-            out = _laid_out(flat, step.shape, order)
+            out = _laid_out(flat, step.shape, layout.order)
             for piece in step.pieces:
                 if piece.scale is None:
-                    np.copyto(out[piece.target], piece.view)
+                    work.append(partial(np.copyto, out[piece.target], piece.view))
                 else:
-                    np.multiply(piece.view, piece.scale, out=out[piece.target])
+                    work.append(layout.products(piece.view, piece.scale, out[piece.target]))
             found[step.name] = out
-        return found
+        return Frame(found, tuple(work))
+
+    def fill(self, buffer: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
+        """The tensors by name, as :meth:`frame` places them, with their numbers.
+
+        Cost:
+            One pass over the tensors that change.
+        """
+        made = self.frame(buffer, layout)
+        made.write()
+        return made.arrays
 
 
 def cut(
@@ -189,8 +224,13 @@ def _pieces(
         yield Piece(target, source[tuple(slice(start, start + length) for start, length in taken)], own)
 
 
+def _turns(shape: tuple[int, ...], order: Order) -> bool:
+    """Whether a tensor lies otherwise in memory than its axes stand; one axis among ones is the same both ways."""
+    return order == "channels_last" and len(shape) == 4 and shape[1] > 1 and shape[2] * shape[3] > 1
+
+
 def _laid_out(flat: np.ndarray, shape: tuple[int, ...], order: Order) -> np.ndarray:
-    if order == "channels_last" and len(shape) == 4:
+    if _turns(shape, order):
         first, second, third, fourth = shape
         return flat.reshape(first, third, fourth, second).transpose(0, 3, 1, 2)
     return flat.reshape(shape)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 
 from slimmable.errors import ArtifactError, MissingDependencyError
-from slimmable.runtime.base import Arrays, Options, Session, Signature
+from slimmable.runtime.base import Arrays, Layout, Options, Session, Signature
 
 _GRAPHS = 128
 """Graphs of so many widths are kept as they were read."""
@@ -19,9 +19,8 @@ class TorchBackend:
     """Runs networks in PyTorch, on the CPU.
 
     A graph is read once, into a list of calls; a session is that list and the tensors of its width, which are the
-    given arrays themselves. :attr:`order` says how an array of four axes, ``(O, I, H, W)``, lies in memory:
-    ``channels_last`` is the transposed view of one of shape ``(O, H, W, I)``. One that lies otherwise is copied, at a
-    cost.
+    given arrays themselves. An array of four axes, ``(O, I, H, W)``, is wanted in ``channels_last``: the
+    transposed view of one of shape ``(O, H, W, I)``. One that lies otherwise is copied, at a cost.
 
     Args:
         options: How sessions run.
@@ -31,12 +30,11 @@ class TorchBackend:
 
     Attributes:
         name: ``torch``.
-        order: The memory order of arrays that need no copy.
+        layout: What needs no copy: products take matrices with their rows apart, too.
         keeps_arrays: True: they are the session's tensors.
     """
 
     name = "torch"
-    order: Literal["contiguous", "channels_last"] = "channels_last"
     keeps_arrays = True
 
     def __init__(self, options: Options) -> None:
@@ -44,11 +42,13 @@ class TorchBackend:
             import torch
 
             from slimmable.runtime.tensor_program import read
+            from slimmable.runtime.tensor_session import products
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 "the torch runtime needs PyTorch, which is not installed here; cure: pip install 'slimmable[torch]'",
                 name="torch",
             ) from error
+        self.layout = Layout(order="channels_last", strided=True, products=products)
         self._options = options
         self._read = lru_cache(maxsize=_GRAPHS)(read)
         frozen = np.zeros(1)
@@ -68,13 +68,13 @@ class TorchBackend:
     def tidy(self) -> None:
         """Nothing: sessions hold no memory of their own."""
 
-    def build(self, graph: bytes, arrays: Arrays, signature: Signature) -> Session:
-        """A session; it reads the arrays where they are until it is closed.
+    def bind(self, graph: bytes, arrays: Arrays, signature: Signature) -> Callable[[], Session]:
+        """What makes sessions; they read the arrays where they are until they are closed.
 
         Raises:
             ArtifactError: The graph is damaged, or does not fit the arrays or the signature.
         """
-        from slimmable.runtime.tensor_session import TensorSession
+        from slimmable.runtime.tensor_session import TensorSession, values_of
 
         program = self._read(graph)
         found, expected = (len(program.inputs), len(program.outputs)), (len(signature.inputs), len(signature.outputs))
@@ -83,4 +83,4 @@ class TorchBackend:
                 f"the graph has {found[0]} inputs and {found[1]} outputs, the artifact says {expected[0]} and "
                 f"{expected[1]}; export the network again"
             )
-        return TensorSession(program, arrays, threads=self._options.threads)
+        return partial(TensorSession, program, values_of(program, arrays), threads=self._options.threads)

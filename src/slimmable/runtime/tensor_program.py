@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from slimmable.runtime.tensor_inputs import Entry
 from slimmable.runtime.tensor_operators import Function, function_of, resolved, shared
 
 FORMAT = 1
+
+_LINEAR = "aten.linear.default"
 
 _MAXIMUM_BYTES = 1 << 26
 _MAXIMUM_NUMBER = 1 << 31
@@ -42,13 +44,18 @@ Step = tuple[Function, Callable[[Sequence[Any]], Any], int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that the graph reads: where its value goes, its shape, type and strides (bytes)."""
+    """A tensor that the graph reads: where its value goes, its shape, type and strides (bytes).
+
+    ``plain``: one that lies as its axes stand needs no copy. ``strided``: nor does one whose rows lie apart.
+    """
 
     name: str
     place: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     strides: tuple[int, ...]
+    plain: bool
+    strided: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,8 @@ class _Reader:
     places: list[int] = field(default_factory=list)
     roots: list[frozenset[int]] = field(default_factory=list)
     written: set[int] = field(default_factory=set)
+    packed: set[int] = field(default_factory=set)
+    """Values that are used otherwise than as the weight of a linear layer, and so may have to lie without gaps."""
 
     def program(self) -> Program:
         its = self.found
@@ -136,12 +145,17 @@ class _Reader:
         if self.written - set(range(len(inputs))):
             raise ValueError("it writes into the network's own tensors")
         own = [self.places[each] for each in outputs]
+        self.packed.update(outputs)
+        stored = [
+            replace(each, strided=len(each.shape) == 2 and at not in self.packed)
+            for at, each in enumerate(tensors, len(inputs))
+        ]
         passing = {*self.places[: len(inputs)], *(place for _, _, place in self.steps)}
         return Program(
             batch=_whole(its["batch"]),
             any_batch=bool(its["any_batch"]),
             inputs=tuple(Entry(*each, at in self.written) for at, each in enumerate(inputs)),
-            tensors=tuple(tensors),
+            tensors=tuple(stored),
             values=tuple(self.values),
             sized=tuple(self.sized),
             steps=tuple(_finished(self.steps, freed=passing - set(own))),
@@ -172,9 +186,12 @@ class _Reader:
         for axis in reversed(axes):
             strides[axis] = step
             step *= max(sizes[axis], 1)
-        return Stored(name, self._numbered(frozenset({len(self.places)})), sizes, its, tuple(strides))
+        plain = len(sizes) != 4 or sizes[1] == 1 or sizes[2] * sizes[3] == 1 or axes[1] == 1
+        return Stored(name, self._numbered(frozenset({len(self.places)})), sizes, its, tuple(strides), plain)
 
     def _call(self, name: str, given: dict[str, Any]) -> None:
+        free = "weight" if name == _LINEAR else None
+        self.packed.update(node for key, each in given.items() if key != free for node in _nodes(each))
         if name == "getitem":
             self._step(operator.getitem, [given["self"], given["index"]], self._roots(given, ["self"]))
             return

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from slimmable.errors import ArtifactError, DeploymentError
-from slimmable.runtime.base import Arrays
+from slimmable.runtime.base import Arrays, Work
 from slimmable.runtime.tensor_inputs import arrays_if, tensors_of
 from slimmable.runtime.tensor_program import Program, Stored
+
+
+def products(values: np.ndarray, scale: np.ndarray, out: np.ndarray) -> Work:
+    """What writes products into an array: two or three times as fast as NumPy where rows are short.
+
+    >>> out = np.empty((1, 2), np.float32)
+    >>> _ = products(np.ones((1, 2), np.float32), np.full((1, 1), 2, np.float32), out)()
+    >>> out.tolist()
+    [[2.0, 2.0]]
+    """
+    return partial(torch.mul, torch.from_numpy(values), torch.from_numpy(scale), out=torch.from_numpy(out))
 
 
 class TensorSession:
@@ -19,17 +32,11 @@ class TensorSession:
 
     Args:
         program: The graph's steps.
-        arrays: The tensors, which the session reads where they are.
+        values: What :func:`values_of` made of the tensors, which the session reads where they are.
         threads: Threads of a run; 0 for as many as PyTorch uses in the calling thread.
-
-    Raises:
-        ArtifactError: Tensors are missing, or of other shapes or types than the graph says.
     """
 
-    def __init__(self, program: Program, arrays: Arrays, *, threads: int) -> None:
-        values = list(program.values)
-        for each in program.tensors:
-            values[each.place] = _wrapped(each, arrays)
+    def __init__(self, program: Program, values: list[Any], *, threads: int) -> None:
         self._program = program
         self._threads = threads
         self._values: list[Any] | None = values
@@ -78,6 +85,18 @@ class TensorSession:
         self._values = None
 
 
+def values_of(program: Program, arrays: Arrays) -> list[Any]:
+    """All values of a program before a run; tensors are the arrays themselves where they lie as operators want them.
+
+    Raises:
+        ArtifactError: Tensors are missing, or of other shapes or types than the graph says.
+    """
+    values = list(program.values)
+    for each in program.tensors:
+        values[each.place] = _wrapped(each, arrays)
+    return values
+
+
 def _wrapped(its: Stored, arrays: Arrays) -> Tensor:
     """An array as a tensor in the order that the graph's operators are fastest in; copied only if it lies otherwise."""
     found = arrays.get(its.name)
@@ -89,12 +108,9 @@ def _wrapped(its: Stored, arrays: Arrays) -> Tensor:
             f"{its.shape}; export the network again"
         )
     tensor = torch.from_numpy(found)
-    if found.strides == its.strides:
+    if found.strides == its.strides or (its.strided and found.strides[1] == its.dtype.itemsize):
         return tensor
     steps = [stride // its.dtype.itemsize for stride in its.strides]
-    moved = any(
-        size > 1 and one != other for size, one, other in zip(its.shape, found.strides, its.strides, strict=True)
-    )
-    if moved:
-        return torch.empty_strided(its.shape, steps, dtype=tensor.dtype).copy_(tensor)
-    return tensor.as_strided(its.shape, steps)
+    if its.plain and found.flags.c_contiguous:  # the same place in memory for every number, said otherwise
+        return tensor.as_strided(its.shape, steps)
+    return torch.empty_strided(its.shape, steps, dtype=tensor.dtype).copy_(tensor)

@@ -16,6 +16,7 @@ from slimmable.export.artifact import Facts, write_artifact
 from slimmable.export.graph import Graph
 from slimmable.models import build_model, resnet_cifar
 from slimmable.runtime.artifact import Artifact, deflated, inflated
+from slimmable.runtime.base import Layout
 from slimmable.runtime.manifest import Latency
 
 
@@ -101,7 +102,7 @@ def test_every_tensor_of_every_width_comes_out_as_extraction_gives_it(tmp_path, 
         plain = net.extract(stored.widths, fold_batch_norm=True)
         expected = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
         for order in ("contiguous", "channels_last"):
-            made = found.arrays("onnx", at, order=order)
+            made = found.arrays("onnx", at, layout=Layout(order=order))
             assert made.pop("constant").tolist() == [0, 1, 2]
             assert made.keys() == {name for name in expected if "num_batches" not in name}
             for name_, array in made.items():

@@ -56,7 +56,7 @@ def test_outputs_are_those_of_the_program_with_its_weights_bit_for_bit(written):
     case, module, graph, _ = written
     backend = ExecuTorchBackend(Options(threads=1))
     try:
-        session = backend.build(graph.content, arrays_of(module, graph), signature(case))
+        session = backend.bind(graph.content, arrays_of(module, graph), signature(case))()
     except DeploymentError as error:
         pytest.skip(f"its bindings do not run here: {error}")
     whole = lowered(module, case.inputs(2), external=False)

@@ -112,7 +112,7 @@ def test_random_code_yields_the_same_bits(seed):
     module = Code(code).eval()
     names = Signature(inputs=("x",), outputs=("a", "b", "c"))
     graph = weightless(module, (torch.randn(2, 4, 3, 3),), names)
-    session = TorchBackend(Options()).build(graph.content, arrays_of(module, graph), names)
+    session = TorchBackend(Options()).bind(graph.content, arrays_of(module, graph), names)()
     x = torch.randn(3, 4, 3, 3)
     for one, other in zip(session.run([x]), channels_last(module, (x.clone(),)), strict=True):
         assert torch.equal(one, other)

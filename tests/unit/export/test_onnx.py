@@ -88,7 +88,7 @@ def test_large_constants_lie_beside_the_graph():
     assert not graph.parts
     (extra,) = graph.extra.values()
     np.testing.assert_allclose(extra.ravel(), np.sqrt(np.arange(600)), rtol=1e-6)
-    (found,) = OnnxBackend().build(graph.content, graph.extra, PLAIN).run([np.zeros((3, 600), "f")])
+    (found,) = OnnxBackend().bind(graph.content, graph.extra, PLAIN)().run([np.zeros((3, 600), "f")])
     np.testing.assert_allclose(found, np.tile(np.sqrt(np.arange(600)) + 0.25, (3, 1)), rtol=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_parts_keep_their_names_whatever_the_exporter_calls_its_values():
     assert graph.parts == ("linear.bias", "linear.weight", "v0", "x_1")
     arrays = {name: tensor.detach().numpy() for name, tensor in net.named_parameters() if name in graph.parts}
     x = torch.rand(3, 4)
-    (found,) = OnnxBackend().build(graph.content, arrays, PLAIN).run([x.numpy()])
+    (found,) = OnnxBackend().bind(graph.content, arrays, PLAIN)().run([x.numpy()])
     np.testing.assert_allclose(found, net(x).detach().numpy(), rtol=1e-5)
 
 

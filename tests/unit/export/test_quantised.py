@@ -134,7 +134,7 @@ def test_the_shared_store_loses_less_than_a_decibel(widths, tmp_path):
         expected = net(torch.from_numpy(x)).numpy()
     own = onnxruntime.InferenceSession(own_quantisation(net, tmp_path / "own.onnx"))
 
-    (ours,) = OnnxBackend().build(found.graph.content, arrays_of(found, net), SIGNATURE).run([x])
+    (ours,) = OnnxBackend().bind(found.graph.content, arrays_of(found, net), SIGNATURE)().run([x])
 
     assert decibels(ours, expected) >= decibels(own.run(None, {"x": x})[0], expected) - 1
     assert not found.floating
@@ -148,7 +148,7 @@ def test_openvino_reads_the_same_graph():
     with torch.no_grad():
         expected = net(torch.from_numpy(x)).numpy()
 
-    (ours,) = OpenVinoBackend(Options()).build(found.graph.content, arrays, SIGNATURE).run([x])
+    (ours,) = OpenVinoBackend(Options()).bind(found.graph.content, arrays, SIGNATURE)().run([x])
 
     assert decibels(ours, expected) > 25
 
@@ -180,7 +180,7 @@ def test_layers_that_are_not_in_the_store_stay_as_they_are():
     assert [each.weight for each in found.layers] == ["expand.weight", "head.weight"]
     assert found.floating == ("deep.weight", "gate.weight", "project.weight", "rows.weight", "stem.weight")
     (x,) = batches(1, 2)[0]
-    (ours,) = OnnxBackend().build(found.graph.content, arrays_of(found, net), SIGNATURE).run([x])
+    (ours,) = OnnxBackend().bind(found.graph.content, arrays_of(found, net), SIGNATURE)().run([x])
     assert decibels(ours, net(torch.from_numpy(x)).detach().numpy()) > 25
 
 

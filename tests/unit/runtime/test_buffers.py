@@ -2,23 +2,23 @@ import mmap
 
 import numpy as np
 
-from slimmable.runtime.buffers import Buffers, shrink
+from slimmable.runtime.buffers import Buffer, Buffers
 
 
 def test_what_is_used_stays_when_a_buffer_is_shrunk():
-    buffer = Buffers(4 * mmap.PAGESIZE).take()
-    buffer[:] = 7
+    buffer = Buffer(4 * mmap.PAGESIZE)
+    buffer.content[:] = 7
     used = mmap.PAGESIZE + 5
-    shrink(buffer, used)
-    assert (buffer[:used] == 7).all()
-    assert set(np.unique(buffer[2 * mmap.PAGESIZE :])) <= {0, 7}  # given back where the system can
+    buffer.shrink(used)
+    assert (buffer.content[:used] == 7).all()
+    assert set(np.unique(buffer.content[2 * mmap.PAGESIZE :])) <= {0, 7}  # given back where the system can
 
 
 def test_two_buffers_that_are_taken_are_not_one():
     buffers = Buffers(100)
     first, second = buffers.take(), buffers.take()
-    first[:], second[:] = 1, 2
-    assert (first == 1).all()
+    first.content[:], second.content[:] = 1, 2
+    assert (first.content == 1).all()
     buffers.give(first)
     buffers.tidy()
     assert buffers.take() is not first

@@ -11,6 +11,8 @@ from slimmable.errors import ArtifactError, DeploymentError
 from slimmable.export.artifact import save
 from slimmable.runtime import Artifact, Runtime, engine
 from slimmable.runtime.artifact import deflated
+from slimmable.runtime.base import Layout
+from slimmable.runtime.buffers import Buffer
 from slimmable.runtime.manifest import Cost, Graphs, Manifest, Part, StoredWidths, Tensor
 
 
@@ -39,7 +41,7 @@ class FakeSession:
 
 @dataclass
 class FakeBackend:
-    order: str = "contiguous"
+    layout: Layout = field(default_factory=Layout)
     keeps_arrays: bool = True
     seconds: float = 0.0
     building: float = 0.0
@@ -53,7 +55,10 @@ class FakeBackend:
     def tidy(self):
         pass
 
-    def build(self, graph, arrays, signature):
+    def bind(self, graph, arrays, signature):
+        return lambda: self.build(arrays, signature)
+
+    def build(self, arrays, signature):
         time.sleep(self.building)
         assert signature.inputs == ("input",)
         self.built.append(len(arrays["weight"]))
@@ -123,6 +128,22 @@ def test_sessions_used_last_are_kept_and_no_others(path, backend):
         assert set(runtime.ready) == {3, 1}
         assert [session.closed for session in backend.sessions] == [False, True, False]
     assert all(session.closed for session in backend.sessions)
+
+
+def test_switches_in_quick_succession_share_two_buffers(path, backend, monkeypatch):
+    made = []
+
+    class Counted(Buffer):
+        def __init__(self, nbytes):
+            super().__init__(nbytes)
+            made.append(self)
+
+    monkeypatch.setattr("slimmable.runtime.buffers.Buffer", Counted)
+    with Runtime(path, cache=1) as runtime:
+        for at in (0, 1, 2, 3) * 5:
+            runtime.set(at)
+            assert channels(runtime) == (2, 4, 6, 8)[at]
+    assert len(made) == 2  # of the width that serves, and of the one that is built
 
 
 def test_one_request_may_run_at_another_width(path, backend):

@@ -34,7 +34,7 @@ def native_files(tmp_path_factory):
 
 def session_of(backend: Backend, name: str) -> tuple[Session, Case]:
     case, graph = build(name), graph_of(name)
-    return backend.build(graph.content, case.arrays(graph), case.signature), case
+    return backend.bind(graph.content, case.arrays(graph), case.signature)(), case
 
 
 def run_natively(kind: str, path: Path, case: Case, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -71,7 +71,7 @@ def test_arrays_can_be_used_again_once_a_session_is_built(backend, name):
     arrays = case.arrays(graph)
     arrays = {name: arrays[name].copy() for name in arrays}
     inputs = case.inputs(2)
-    session = backend.build(graph.content, arrays, case.signature)
+    session = backend.bind(graph.content, arrays, case.signature)()
     before = session.run(inputs)
 
     for array in arrays.values():
@@ -111,7 +111,7 @@ def test_arrays_that_do_not_lie_in_order_are_taken(backend):
     (x,) = case.inputs(3)
     turned = {name: np.asarray(array, order="F") for name, array in case.arrays(graph).items()}
 
-    found = backend.build(graph.content, turned, case.signature).run([np.asarray(x, order="F")])
+    found = backend.bind(graph.content, turned, case.signature)().run([np.asarray(x, order="F")])
 
     np.testing.assert_array_equal(found[0], session_of(backend, "inverted")[0].run([x])[0])
 
@@ -164,11 +164,11 @@ def test_a_graph_and_tensors_that_do_not_fit_are_an_error(backend):
         (graph.content, fewer),
     ):
         with pytest.raises(DeploymentError, match="the graph"):
-            backend.build(content, given, case.signature)
+            backend.bind(content, given, case.signature)()
     with pytest.raises(DeploymentError, match=r"expected \('z',\)"):
-        backend.build(graph.content, arrays, Signature(inputs=("z",), outputs=case.signature.outputs))
+        backend.bind(graph.content, arrays, Signature(inputs=("z",), outputs=case.signature.outputs))()
     with pytest.raises(DeploymentError, match="complex64"):
-        backend.build(graph.content, {**arrays, "head.weight": np.ones((2, 2), "complex64")}, case.signature)
+        backend.bind(graph.content, {**arrays, "head.weight": np.ones((2, 2), "complex64")}, case.signature)()
 
 
 def test_a_graph_cannot_read_files(backend, tmp_path, monkeypatch):
@@ -179,6 +179,6 @@ def test_a_graph_cannot_read_files(backend, tmp_path, monkeypatch):
     Path("memory").write_bytes(os.urandom(weight["head.weight"].nbytes))
 
     with pytest.raises(DeploymentError):
-        backend.build(
+        backend.bind(
             with_references(graph.content, weight, {"head.weight": Place("memory", 0)}), arrays, case.signature
-        )
+        )()

@@ -33,7 +33,7 @@ ONE = Signature(inputs=("x",), outputs=("y",))
 
 def built(module: nn.Module, case: Case) -> Session:
     graph = weightless(module, case.inputs(2), signature(case))
-    return BACKEND.build(graph.content, arrays_of(module, graph), signature(case))
+    return BACKEND.bind(graph.content, arrays_of(module, graph), signature(case))()
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -85,9 +85,9 @@ def test_arrays_may_lie_in_any_order_and_are_not_copied_in_that_which_the_backen
         arrays = {name: lain(each, order) for name, each in arrays_of(module, graph).items()}
         for each in arrays.values():
             each.flags.writeable = False
-        assert_same(BACKEND.build(graph.content, arrays, signature(case)).run(x), expected)
-    arrays = {name: lain(each, TorchBackend.order).copy("K") for name, each in arrays_of(module, graph).items()}
-    session = BACKEND.build(graph.content, arrays, signature(case))
+        assert_same(BACKEND.bind(graph.content, arrays, signature(case))().run(x), expected)
+    arrays = {name: lain(each, BACKEND.layout.order).copy("K") for name, each in arrays_of(module, graph).items()}
+    session = BACKEND.bind(graph.content, arrays, signature(case))()
     for each in arrays.values():
         each[...] = 0
     assert not session.run(x)[0].any()
@@ -114,7 +114,7 @@ def test_a_run_has_its_number_of_threads_and_leaves_that_of_others(asked, monkey
 
     monkeypatch.setattr("slimmable.runtime.tensor_session.TensorSession", Watching)
     graph = weightless(nn.ReLU().eval(), (torch.ones(2, 3),), ONE)
-    session = TorchBackend(Options(threads=asked)).build(graph.content, {}, ONE)
+    session = TorchBackend(Options(threads=asked)).bind(graph.content, {}, ONE)()
     with pytest.raises(KeyboardInterrupt):
         session.run([torch.ones(1, 3)])
     assert seen == [asked or torch.get_num_threads()]
@@ -150,7 +150,7 @@ def test_inputs_that_do_not_fit_are_refused():
         session.run([x, other])
     graph = weightless(Fixed().eval(), (torch.ones(4, 3),), ONE)
     with pytest.raises(DeploymentError, match=r"expected torch.float32 of shape \(4, 3\)"):
-        BACKEND.build(graph.content, {}, ONE).run([torch.ones(3, 3)])
+        BACKEND.bind(graph.content, {}, ONE)().run([torch.ones(3, 3)])
 
 
 def test_arrays_that_do_not_fit_are_refused():
@@ -163,9 +163,9 @@ def test_arrays_that_do_not_fit_are_refused():
         (arrays | {"bias": np.zeros(2)}, "'bias' is float64"),
     ]:
         with pytest.raises(ArtifactError, match=message):
-            BACKEND.build(graph.content, changed, ONE)
+            BACKEND.bind(graph.content, changed, ONE)()
     with pytest.raises(ArtifactError, match="1 inputs and 1 outputs, the artifact says 2 and 1"):
-        BACKEND.build(graph.content, arrays, Signature(inputs=("a", "b"), outputs=("y",)))
+        BACKEND.bind(graph.content, arrays, Signature(inputs=("a", "b"), outputs=("y",)))()
 
 
 # ----------------------------------------------------------------------------------------------------- damaged graphs
@@ -286,7 +286,7 @@ def test_a_mutated_graph_is_refused_or_runs_or_fails_with_an_error_of_ours(data)
         at = data.draw(st.integers(0, len(content) - 1))
         content[at] = data.draw(st.sampled_from(b'0123456789,[]{}":aet._-'))
     with suppress(ArtifactError, DeploymentError):
-        BACKEND.build(bytes(content), ARRAYS, signature(JOINED)).run(JOINED.inputs(1))
+        BACKEND.bind(bytes(content), ARRAYS, signature(JOINED))().run(JOINED.inputs(1))
 
 
 # ------------------------------------------------------------------------------------------------------------ switching
@@ -302,7 +302,7 @@ def test_a_graph_is_read_once(monkeypatch):
     backend = TorchBackend(Options())
     backend.prepare(graph.content)
     for _ in range(3):
-        backend.build(bytes(bytearray(graph.content)), arrays_of(module, graph), ONE)
+        backend.bind(bytes(bytearray(graph.content)), arrays_of(module, graph), ONE)()
     assert len(reads) == 1
 
 
