@@ -422,7 +422,7 @@ def main() -> None:
             (
                 f"{name}, {backend}, {width}",
                 f"{each['ours']:.2f}",
-                f"{each['native']:.2f}" if each["native"] > 0.01 else "",
+                f"{each['native']:.2f}" if "native" in each else "",
             )
             for (name, backend), its in switches.items()
             for width, each in its.items()

@@ -27,15 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chart import Panel, svg
 from client import Answer, Client
 from common import RESULTS, conclude, show
 
 from slimmable.record import Json, atomic_write_text
+from slimmable.report.chart import line_chart, stacked
 from slimmable.runtime.server.options import milliseconds
 
 SETTLING = 2
 PERCENTILE = 95
+DRAWN = 4
+"""Latencies are drawn up to so many times the target."""
 WIDEST, NARROWEST, CONTROLLER = "widest", "narrowest", "controller"
 
 
@@ -270,37 +272,36 @@ def picture(runs: Mapping[str, Sequence[Sequence[Second]]], target: float, width
     """Load, latencies and widths over time, of the first round."""
     first = {name: several[0] for name, several in runs.items()}
     ours = first[CONTROLLER]
-    until = float(len(ours))
-    # What has failed is drawn at the top.
-    latencies = {name: [(each.second + 0.5, max(each.p95_ms, 0.1)) for each in run] for name, run in first.items()}
-    finite = [y for line in latencies.values() for _, y in line if math.isfinite(y)]
-    ticks = {10.0**power: f"{10**power:g}" for power in range(-1, 6) if min(finite) <= 10.0**power <= max(finite)}
+    top = DRAWN * target
+    latencies = {name: [(each.second + 0.5, min(each.p95_ms, top)) for each in run] for name, run in first.items()}
     used = [
         (each.second + 0.5, sum(widths.index(name) * count for name, count in each.widths.items()) / each.requests)
         for each in ours
         if each.widths and each.requests
     ]
-    rates = sorted({each.rate for each in ours})
-    return svg(
+    return stacked(
         [
-            Panel(
-                title="requests a second",
-                lines={"offered": [(each.second + 0.5, each.requests) for each in ours]},
-                ticks={0.0: "0"} | {rate: f"{rate:.0f}" for rate in rates},
+            line_chart(
+                {"offered": [(each.second + 0.5, each.requests) for each in ours]},
+                title="Load",
+                x="seconds",
+                y="requests a second",
             ),
-            Panel(
-                title="p95 of each second, ms",
-                lines={**latencies, "target": [(0, target), (until, target)]},
-                ticks=ticks,
-                logarithmic=True,
+            line_chart(
+                latencies,
+                title=f"Latency; what took longer than {top:g} ms, or failed, is drawn there",
+                x="seconds",
+                y="p95 of each second, ms",
+                levels={"target": target},
             ),
-            Panel(
-                title="width that the controller chose",
-                lines={"mean": used},
-                ticks={float(place): name for place, name in enumerate(widths)},
+            line_chart(
+                {"mean": used},
+                title="Width that the controller chose",
+                x="seconds",
+                y="place of the width",
+                levels={name: float(place) for place, name in enumerate(widths)},
             ),
-        ],
-        until=until,
+        ]
     )
 
 

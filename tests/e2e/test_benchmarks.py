@@ -12,8 +12,14 @@ ROOT = Path(__file__).parents[2]
 SMALLEST = ["--rounds", "2", "--threads", "1", "--clock", "cpu", "--no-record"]
 
 
-ANY = {"excess_max", "unused_max", "brute_force_mismatches"}
+ANY = {
+    *("excess_max", "unused_max", "brute_force_mismatches"),
+    *("same", "forged_refused", "forged_accepted", "wrong"),
+    *("onnxruntime_difference", "torch_difference", "extracted_difference"),
+}
 """Figures that may be 0 or less."""
+
+CELLS = ("ratio", "median", "control", "difference")
 
 
 @pytest.mark.slow
@@ -39,6 +45,21 @@ ANY = {"excess_max", "unused_max", "brute_force_mismatches"}
             "pareco_overhead",
             ["--batch-size", "2", "--widths", "40"],
             ["overhead", "overhead_separate", "proposals", "step_s", "distinct"],
+        ),
+        (
+            "deploy",
+            ["--networks", "mobilenet_v1_cifar", "--runtimes", "onnx,torch", "--batches", "1"],
+            [
+                *(f"{name}_{what}" for name in ("onnxruntime", "torch") for what in CELLS),
+                *("extracted_ratio", "extracted_median", "extracted_control", "extracted_difference"),
+                *("onnxruntime_switch_ratio", "artifact_size_ratio", "separate_size_ratio", "artifact30_size_ratio"),
+                *("memory_ratio", "peak_ratio", "torch_switch_ms", "cached_us"),
+            ],
+        ),
+        (
+            "fuzz",
+            ["--rounds", "20"],
+            ["mutated", "refused", "same", "forged_refused", "forged_accepted", "wrong", "seconds"],
         ),
     ],
 )
@@ -97,8 +118,13 @@ BARS = {
     },
     "pareco_overhead": {"overhead": 0.10},
     "latency": {"mape": 5.0},
+    "fuzz": {"wrong": 0},
+    "load": {"failed": 0},
 }
 """The most that recorded figures may be."""
+
+LEAST = {"load": {"held": 0.95}, "fuzz": {"mutated": 10_000}}
+"""The least that they may be."""
 
 
 @pytest.mark.parametrize("name", BARS)
@@ -108,3 +134,4 @@ def test_recorded_figures_keep_what_is_promised(name):
     assert record["benchmark"] == name
     figures = record["figures"]
     assert {key: figures[key] for key, most in BARS[name].items() if not figures[key] <= most} == {}
+    assert {key: figures[key] for key, least in LEAST.get(name, {}).items() if not figures[key] >= least} == {}

@@ -1,4 +1,4 @@
-"""A line chart as SVG: no library, no script, one small text that any browser shows."""
+"""Line charts as SVG: no library, no script, one small text that any browser shows."""
 
 from __future__ import annotations
 
@@ -104,6 +104,18 @@ def line_chart(
             _text(WIDTH - _RIGHT + 36, at + 4, name),
         ]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def stacked(charts: Sequence[str]) -> str:
+    """Charts of :func:`line_chart`, one below the other.
+
+    >>> chart = line_chart({"a": [(0, 1)]}, title="t", x="s", y="ms")
+    >>> stacked([chart, chart]).count("<svg")
+    3
+    """
+    size = f'width="{WIDTH}" height="{HEIGHT * len(charts)}"'
+    placed = [chart.replace("<svg ", f'<svg y="{HEIGHT * place}" ', 1) for place, chart in enumerate(charts)]
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', *placed, "</svg>", ""])
 
 
 def _axis(values: Sequence[float], first: float, last: float) -> _Axis:

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from slimmable.errors import DataError
-from slimmable.report.chart import line_chart
+from slimmable.report.chart import HEIGHT, line_chart, stacked
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -40,3 +40,11 @@ def test_what_is_not_finite_is_left_out():
     assert len(line) == 2
     with pytest.raises(DataError, match="at least one point"):
         line_chart({"a": [(0, math.inf)]}, title="t", x="x", y="y")
+
+
+def test_stacked_charts_stand_one_below_the_other():
+    charts = [line_chart({"a": [(0, 1), (1, 2)]}, title=title, x="x", y="y") for title in ("first", "second")]
+    found = ET.fromstring(stacked(charts))
+    assert [each.get("y") for each in found] == ["0", str(HEIGHT)]
+    assert [next(each.iter(f"{SPACE}text")).text for each in found] == ["first", "second"]
+    assert found.get("height") == str(2 * HEIGHT)
