@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from slimmable.recipes import open_run, open_subnetwork
 from slimmable.record import RunRecord
 from tests.unit.recipes.images import TINY, write_images
 
+ROOT = Path(__file__).parents[2]
 EPOCHS = 30
 
 
@@ -116,3 +119,39 @@ def test_a_killed_run_goes_on_to_the_same_weights(train, tmp_path):
     found, expected = (load_file(each / "network.safetensors") for each in (folder, whole))
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("name", ["distilled", "labels"])
+def test_recorded_figures_keep_what_is_promised(name):
+    record = json.loads((ROOT / "benchmarks" / "results" / "super-resolution.json").read_text())
+
+    rows = record["widths"][name]
+    gains = [row["figures"]["psnr_y"] - row["figures"]["bicubic_psnr_y"] for row in rows]
+    assert len({row["macs"] for row in rows}) == len(rows) == 9
+    assert min(gains) > 0
+    assert all(after > before - 0.01 for before, after in pairwise(gains)), "a wider network is no worse"
+    assert gains[-1] - gains[0] > 0.1, "and the widest is better than the narrowest"
+    assert record["figures"][f"{name}_minutes"] < 10
+
+
+def test_the_example_writes_figures_and_a_picture(tmp_path):
+    small = ["task.data.repeats=2", "train.epochs=1", "task.network.blocks=1", "evaluation.widths=0.5:1.0:0.25"]
+    outputs = ["--results", str(tmp_path / "figures.json"), "--picture", str(tmp_path / "picture.png")]
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "super_resolution.py", *small, *outputs, "--threads", "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    figures = dict(pair.split("=") for pair in done.stdout.splitlines()[-1].split())
+    assert {"bicubic_psnr_y", "distilled_gain_narrowest", "labels_gain_widest"} <= set(figures)
+    assert [row["label"] for row in json.loads((tmp_path / "figures.json").read_text())["widths"]["labels"]] == [
+        "0.5",
+        "0.75",
+        "1.0",
+    ]
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width > 4 * (picture.height - 24), "five panels"

@@ -12,6 +12,7 @@ WRONG = 2
 _PACKAGES = {
     "jsonargparse": "train",
     "onnxruntime": "runtime",
+    "PIL": "vision",
     "pydantic": "train",
     "rich": "train",
     "sklearn": "train",

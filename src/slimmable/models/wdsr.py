@@ -14,6 +14,12 @@ Variant = Literal["A", "B"]
 MEAN = (0.4488, 0.4371, 0.4040)
 """Mean red, green and blue of the training images of DIV2K."""
 
+SKIP = 5
+"""Side of the kernels of the skip convolution."""
+
+FIRST_GAIN = 0.1
+"""By what the blocks' share of the output is multiplied before training."""
+
 
 def normed(inputs: int, outputs: int, kernel: int) -> nn.Module:
     """Convolution under weight norm that keeps the size of the map."""
@@ -50,13 +56,38 @@ class WDSR(nn.Module):
         self.head = normed(3, channels, 3)
         self.body = nn.Sequential(*(WideBlock(channels, variant=variant) for _ in range(blocks)))
         self.tail = normed(channels, pixels, 3)
-        self.skip = normed(3, pixels, 5)
+        self.skip = normed(3, pixels, SKIP)
         self.shuffle = nn.PixelShuffle(scale)
+        self._begin_near_bicubic(scale)
+
+    @torch.no_grad()
+    def _begin_near_bicubic(self, scale: int) -> None:
+        kernels = bicubic_kernels(scale)
+        weight = torch.zeros(3, scale**2, 3, SKIP, SKIP)
+        for colour in range(3):
+            weight[colour, :, colour] = kernels
+        self.skip.weight = weight.flatten(0, 1)
+        for layer in (self.skip, self.tail):
+            layer.get_parameter("bias").zero_()
+        self.tail.get_parameter("parametrizations.weight.original0").mul_(FIRST_GAIN)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images ``(B, 3, scale H, scale W)``."""
         x = images_BCHW - self.mean
         return self.shuffle(self.tail(self.body(self.head(x))) + self.skip(x)) + self.mean
+
+
+def bicubic_kernels(scale: int) -> Tensor:
+    """Kernels ``(scale^2, 5, 5)`` by which the pixels that a pixel becomes are computed in bicubic up-scaling."""
+    middle, around = SKIP - 1, SKIP // 2
+    points = torch.zeros(SKIP**2, 1, 2 * SKIP - 1, 2 * SKIP - 1)
+    for row in range(SKIP):
+        for column in range(SKIP):
+            points[row * SKIP + column, 0, middle - around + row, middle - around + column] = 1
+    # With antialiasing the kernel's coefficient is that of Pillow, -1/2.
+    large = F.interpolate(points, scale_factor=float(scale), mode="bicubic", antialias=True)
+    inside = slice(middle * scale, (middle + 1) * scale)
+    return large[:, 0, inside, inside].permute(1, 2, 0).reshape(scale**2, SKIP, SKIP)
 
 
 def wdsr(scale: Literal[2, 3, 4] = 2, width: float = 1.0, *, variant: Variant = "A", blocks: int = 8) -> nn.Module:
@@ -69,6 +100,9 @@ def wdsr(scale: Literal[2, 3, 4] = 2, width: float = 1.0, *, variant: Variant = 
     .. math:: 27 n + N b + (27 n + 225) s^2, \qquad b_A = 72 n^2, \quad b_B = 6 n^2 + 15 n l
 
     multiply-accumulates. There is no batch norm to calibrate; weight norm takes the length of what is active.
+
+    A fresh network is near bicubic up-scaling, which the skip convolution holds; the paper does not say how it begins.
+    From random weights a few hundred steps pass before the images are as good as that.
 
     A converted network has these widths with ``convert(net, images, min_ratio=0.5, follow=wdsr_expansions(variant))``.
     US-Net runs from 32 to 64 features, with 8 blocks and scale 2.

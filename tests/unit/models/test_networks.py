@@ -199,6 +199,22 @@ def test_wdsr_without_blocks_and_skip_is_its_mean_and_the_tail_in_pixels(variant
                 torch.testing.assert_close(found[:, channel, i::3, j::3], expected)
 
 
+@pytest.mark.parametrize("variant", ["A", "B"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_fresh_wdsr_without_its_blocks_is_bicubic_up_scaling(scale, variant):
+    net = wdsr(scale, 0.25, variant=variant, blocks=1).eval()
+    images = torch.rand(1, 3, 12, 10)
+    bicubic = nn.functional.interpolate(images, scale_factor=float(scale), mode="bicubic", antialias=True)
+    inner = (..., slice(2 * scale, -2 * scale), slice(2 * scale, -2 * scale))  # outside the image is the mean
+
+    near = net(images)
+    nn.init.zeros_(net.tail.parametrizations.weight.original0)
+    found = net(images)
+
+    torch.testing.assert_close(found[inner], bicubic[inner])
+    assert 1e-4 < (near[inner] - bicubic[inner]).abs().mean() < 0.05
+
+
 def test_wdsr_has_weight_norm_and_no_batch_norm():
     net = wdsr(blocks=2)
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
