@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from slimmable.errors import RecipeError
-from slimmable.recipes import cifar, digits, imagenet, super_resolution
+from slimmable.recipes import cifar, detection, digits, imagenet, super_resolution
 from slimmable.recipes.config import Recipe
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
@@ -37,6 +37,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
         "super-resolution/wdsr-x2-64": super_resolution.wdsr_x2_64,
         "super-resolution/wdsr-x4-32": super_resolution.wdsr_x4_32,
         "super-resolution/wdsr-x4-64": super_resolution.wdsr_x4_64,
+        "detection/shapes": detection.detection_shapes,
+        "instance-segmentation/shapes": detection.masks_shapes,
+        "keypoints/shapes": detection.keypoints_shapes,
     }
 )
 """Functions that return complete configurations, by the name the command line takes."""
