@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from slimmable.errors import RecipeError
-from slimmable.recipes import cifar, detection, digits, imagenet, super_resolution
+from slimmable.recipes import cifar, detection, digits, imagenet, segmentation, super_resolution
 from slimmable.recipes.config import Recipe
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
@@ -40,6 +40,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
         "detection/shapes": detection.detection_shapes,
         "instance-segmentation/shapes": detection.masks_shapes,
         "keypoints/shapes": detection.keypoints_shapes,
+        "segmentation/smoke": segmentation.smoke,
+        "segmentation/shapes": segmentation.shapes,
     }
 )
 """Functions that return complete configurations, by the name the command line takes."""

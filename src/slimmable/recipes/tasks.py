@@ -16,6 +16,7 @@ from slimmable.models.upscalers import Scale, build_upscaler
 from slimmable.recipes.detection_sections import DetectionSettings
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
+from slimmable.recipes.segmentation_sections import SegmentationSettings
 from slimmable.tasks import ClassificationTask, ImageDataSettings, PatchDataSettings, SuperResolutionTask
 from slimmable.tasks.detection.task import DetectionKind
 from slimmable.tasks.images.pipeline import preprocessing
@@ -215,7 +216,8 @@ def _kind(value: Any) -> str | None:
 TaskSettings: TypeAlias = Annotated[
     Annotated[ClassificationSettings, Tag("classification")]
     | Annotated[SuperResolutionSettings, Tag("super-resolution")]
-    | Annotated[DetectionSettings, Tag("detection")],
+    | Annotated[DetectionSettings, Tag("detection")]
+    | Annotated[SegmentationSettings, Tag("segmentation")],
     Discriminator(_kind),
 ]
 """The section ``task`` of a recipe, by its ``kind``."""

@@ -18,7 +18,7 @@ SplitName = Literal["train", "validation", "test"]
 
 _CALIBRATION = 2**31 - 1
 """An epoch that no training reaches."""
-_SHAPES: dict[SplitName, tuple[Part, int]] = {"train": ("train", 400), "validation": ("val", 50), "test": ("test", 100)}
+SHAPES: dict[SplitName, tuple[Part, int]] = {"train": ("train", 400), "validation": ("val", 50), "test": ("test", 100)}
 
 
 class SceneSplits(NamedTuple):
@@ -111,7 +111,7 @@ class ScenePipeline:
                 arrows=self.keypoints,
                 masks=self.masks,
             )
-            for split, (part, count) in _SHAPES.items()
+            for split, (part, count) in SHAPES.items()
         }
         return SceneSplits(*(Kept(each) for each in made.values()), made["train"].vocabulary)
 
