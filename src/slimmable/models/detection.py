@@ -23,6 +23,7 @@ NormKind = Literal["frozen", "calibrated"]
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours, as torchvision's published weights take them."""
+_FCOS_GROUPS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,13 @@ class DetectionNet(nn.Module):
         return tuple(found)
 
 
+class _KeypointPredictor(KeypointRCNNPredictor):
+    """torchvision's loss views the maps in rows, which those of a network in channels-last format do not allow."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return super().forward(x_BCHW).contiguous()
+
+
 def _region(features_BCHW: Tensor, pool: Any) -> Tensor:
     return F.adaptive_avg_pool2d(features_BCHW, pool.output_size)
 
@@ -162,7 +170,7 @@ def build_detector(
     Raises:
         RecipeError: A name is unknown, or a number out of its range.
 
-    >>> net = build_detector("fcos", classes=2, backbone="resnet10", size=DetectorSize(width=0.25, neck=16, head_layers=1))
+    >>> net = build_detector("fcos", classes=2, backbone="resnet10", size=DetectorSize(width=0.25, neck=32))
     >>> [tuple(each.shape[1:]) for each in net(torch.zeros(1, 3, 64, 64))]
     [(86, 3), (86, 4), (86, 1)]
     """
@@ -207,6 +215,10 @@ def _retinanet(body: nn.Module, labels: int, size: DetectorSize, common: dict[st
 
 
 def _fcos(body: nn.Module, labels: int, size: DetectorSize, common: dict[str, Any]) -> nn.Module:
+    if size.neck % _FCOS_GROUPS:
+        raise RecipeError(
+            f"DetectorSize.neck is {size.neck}; expected a multiple of {_FCOS_GROUPS}: FCOS's head has as many groups"
+        )
     head = detection.fcos.FCOSHead(size.neck, 1, labels, size.head_layers or 4)
     return detection.FCOS(body, labels, head=head, **common)
 
@@ -235,7 +247,7 @@ def _two_stage(
         return detection.KeypointRCNN(
             body,
             keypoint_head=KeypointRCNNHeads(size.neck, layers),
-            keypoint_predictor=KeypointRCNNPredictor(2 * size.neck, keypoints),
+            keypoint_predictor=_KeypointPredictor(2 * size.neck, keypoints),
             num_keypoints=None,
             **common,
         )

@@ -89,7 +89,7 @@ def _begin_with(net: SlimmableModel, task: Task, recipe: Recipe, *, held: bool, 
         take_over(net, source.net, recipe.start, ratios=ratios)
     missing = net.switches if recipe.start is None else [each for each in net.switches if each not in net.calibrated]
     if held and missing:
-        widths = [NamedWidths(str(each), each) for each in missing]
+        widths = [NamedWidths(label=str(each), widths=each) for each in missing]
         calibrate_run(net, task, recipe, widths, progress=progress)
 
 

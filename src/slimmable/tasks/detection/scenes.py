@@ -140,13 +140,13 @@ def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) 
 
     Raises:
         DataError: It is neither.
-        MissingDependencyError: pycocotools is not installed.
+        MissingDependencyError: faster-coco-eval is not installed.
     """
     try:
-        from pycocotools import mask
+        from faster_coco_eval.core import mask
     except ImportError as error:
         raise MissingDependencyError(
-            "masks need pycocotools, which is not installed: pip install 'slimmable[detection]'"
+            "masks need faster-coco-eval, which is not installed: pip install 'slimmable[detection]'"
         ) from error
     height, width = size
     try:
