@@ -13,7 +13,7 @@ from slimmable.core.elastic import SCALE, make_elastic
 from slimmable.core.extract import foldable
 from slimmable.core.groups import Grouping
 from slimmable.core.model import SlimmableModel
-from slimmable.core.norms import Kind, NormLayer, NormTable, sliced_tensors
+from slimmable.core.norms import Kind, NormLayer, NormTable, fixed_tensors, sliced_tensors
 from slimmable.core.report import ConversionReport, GroupReport, PinReport, call_place
 from slimmable.core.slots import ScaleSlot, SizeSlot, Slot, StatisticSlot, TensorSlot
 from slimmable.core.space import Widths
@@ -124,7 +124,8 @@ def _norm_layers(
     paths = {module: path for path, module in model.named_modules()}
     for _, mean, variance in analysis.norms:
         for (module, mean_name), (_, variance_name) in zip(owners[mean], owners[variance], strict=True):
-            affine = tuple(name for name in ("weight", "bias") if module._parameters.get(name) is not None)
+            own = {name: module._parameters.get(name) for name in ("weight", "bias")}
+            affine = tuple(name for name, tensor in own.items() if tensor is not None)
             layers[id(module)] = NormLayer(
                 path=paths[module],
                 module=module,
@@ -132,6 +133,7 @@ def _norm_layers(
                 variance=variance_name,
                 axis=axes[mean][0],
                 affine=affine,
+                fixed=tuple(name for name, tensor in own.items() if tensor is not None and not tensor.requires_grad),
             )
     return list(layers.values())
 
@@ -182,8 +184,15 @@ def _tables(
 ) -> list[NormTable]:
     if not norms:
         return []
+    fixed = fixed_tensors(norms)
     return [
-        NormTable(widths, kind, sliced_tensors(norms, widths, maximum, affine=kind == "private"), given=widths == given)
+        NormTable(
+            widths,
+            kind,
+            sliced_tensors(norms, widths, maximum, affine=kind == "private"),
+            given=widths == given,
+            fixed=fixed,
+        )
         for widths, kind in kinds.items()
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimmable.core.checkpoint import check_description
 from slimmable.core.extract import Fold, extract
-from slimmable.core.norms import NormLayer, NormTable, blank_tensors
+from slimmable.core.norms import NormLayer, NormTable, blank_tensors, fixed_tensors
 from slimmable.core.parts import Dissected, dissected
 from slimmable.core.portable import Origin, Portable
 from slimmable.core.space import Widths, WidthSpace
@@ -272,7 +272,8 @@ class SlimmableModel(nn.Module):
             table = before.get(widths)
             if table is None or table.kind != kind:
                 tensors = blank_tensors(own.norm_layers, widths, like, affine=kind == "private")
-                table = NormTable(widths, kind, tensors, given=ready and kind != "calibrated")
+                given, fixed = ready and kind != "calibrated", fixed_tensors(own.norm_layers)
+                table = NormTable(widths, kind, tensors, given=given, fixed=fixed)
             if ready and kind == "calibrated":
                 self._to_stamp.append(table)
             tables[widths] = table

@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class NormLayer:
         variance: Name of its buffer of variances.
         axis: Its channels.
         affine: Names of its gain and shift, where it has them.
+        fixed: Those of them that no training changes.
     """
 
     path: str
@@ -47,6 +48,7 @@ class NormLayer:
     variance: str
     axis: Axis
     affine: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     def tensors(self, *, affine: bool) -> dict[str, Tensor]:
         """The layer's own tensors at full width, by their names in a table."""
@@ -64,9 +66,18 @@ class NormTable(nn.Module):
         tensors: ``mean_i``, ``var_i`` and ``count_i`` (batches seen) of the i-th layer, each of its active channels;
             in a private table ``weight_i`` and ``bias_i`` too, which become parameters.
         given: Whether the statistics came with the network.
+        fixed: Names of tensors that no training changes.
     """
 
-    def __init__(self, widths: Widths, kind: Kind, tensors: Mapping[str, Tensor], *, given: bool = False) -> None:
+    def __init__(
+        self,
+        widths: Widths,
+        kind: Kind,
+        tensors: Mapping[str, Tensor],
+        *,
+        given: bool = False,
+        fixed: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self.widths = widths
         self.kind: Kind = kind
@@ -76,7 +87,7 @@ class NormTable(nn.Module):
             if name.startswith(("mean_", "var_", "count_")):
                 self.register_buffer(name, tensor)
             else:
-                self.register_parameter(name, nn.Parameter(tensor))
+                self.register_parameter(name, nn.Parameter(tensor, requires_grad=name not in fixed))
 
     @property
     def ready(self) -> bool:
@@ -94,6 +105,11 @@ class NormTable(nn.Module):
         """What a checkpoint must say to rebuild the table; ``version`` is that of the present weights."""
         ready = self.ready and (self.kind != "calibrated" or self.version == version)
         return {"widths": self.widths.to_json(), "kind": self.kind, "ready": ready}
+
+
+def fixed_tensors(layers: Sequence[NormLayer]) -> set[str]:
+    """Names, in a table, of gains and shifts that no training changes."""
+    return {f"{name}_{i}" for i, layer in enumerate(layers) for name in layer.fixed}
 
 
 def sliced_tensors(

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from slimmable.errors import RecipeError
 from slimmable.recipes.methods import Independent, Method, Naive, OwsMethod, PlatformsMethod, Section, SNet, UsNet
+from slimmable.recipes.starting import StartSettings
 from slimmable.recipes.tasks import ClassificationSettings, TaskSettings
 from slimmable.recipes.widths import parse_ratios
 from slimmable.train import TrainSettings
@@ -69,6 +70,7 @@ class Recipe(Section):
         task: What is learned, from which data, by which network.
         convert: How the network is made elastic.
         method: Who chooses the widths of a step.
+        start: Weights of another run that the network begins with; ``None`` begins anew.
         train: How it is trained; see :class:`slimmable.train.TrainSettings`.
         calibration: How statistics are measured afterwards; ``None`` keeps those that training followed.
         evaluation: Which widths are evaluated in the end.
@@ -83,6 +85,7 @@ class Recipe(Section):
     convert: ConversionSettings = ConversionSettings()
     method: Method = UsNet()
     train: TrainSettings
+    start: StartSettings | None = None
     calibration: CalibrationSettings | None = CalibrationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 

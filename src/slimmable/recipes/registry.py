@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from slimmable.errors import RecipeError
-from slimmable.recipes import cifar, digits, imagenet, super_resolution
+from slimmable.recipes import cifar, detection, digits, imagenet, segmentation, super_resolution
 from slimmable.recipes.config import Recipe
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
@@ -37,6 +37,21 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
         "super-resolution/wdsr-x2-64": super_resolution.wdsr_x2_64,
         "super-resolution/wdsr-x4-32": super_resolution.wdsr_x4_32,
         "super-resolution/wdsr-x4-64": super_resolution.wdsr_x4_64,
+        "detection/smoke": detection.detection_smoke,
+        "detection/shapes": detection.detection_shapes,
+        "detection/coco-faster-rcnn": detection.coco_faster_rcnn,
+        "detection/coco-retinanet": detection.coco_retinanet,
+        "detection/coco-fcos": detection.coco_fcos,
+        "instance-segmentation/smoke": detection.masks_smoke,
+        "instance-segmentation/shapes": detection.masks_shapes,
+        "instance-segmentation/coco-mask-rcnn": detection.coco_mask_rcnn,
+        "keypoints/smoke": detection.keypoints_smoke,
+        "keypoints/shapes": detection.keypoints_shapes,
+        "keypoints/coco-keypoint-rcnn": detection.coco_keypoint_rcnn,
+        "segmentation/smoke": segmentation.smoke,
+        "segmentation/shapes": segmentation.shapes,
+        "segmentation/voc-deeplabv3": segmentation.voc_deeplabv3,
+        "segmentation/voc-lraspp": segmentation.voc_lraspp,
     }
 )
 """Functions that return complete configurations, by the name the command line takes."""

@@ -9,11 +9,21 @@ from slimmable.measure.calibration import calibrate
 from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.figures import WidthFigures, measure, save_csv, save_json
-from slimmable.recipes.folder import EVALUATION_CSV, EVALUATION_JSON, FACTS, begin, choose_device, save_trained
+from slimmable.recipes.folder import (
+    EVALUATION_CSV,
+    EVALUATION_JSON,
+    FACTS,
+    begin,
+    choose_device,
+    open_run,
+    save_trained,
+)
 from slimmable.recipes.found import found_widths
+from slimmable.recipes.starting import holds_statistics, take_over
 from slimmable.recipes.watching import watched
 from slimmable.recipes.widths import NamedWidths, name_ratios
 from slimmable.train import Task, fit
+from slimmable.train.run import CHECKPOINT
 
 
 def run(
@@ -43,6 +53,9 @@ def run(
     task = recipe.task.build()
     net = new_network(recipe, task)
     recipe.task.facts(task).save(folder / FACTS)
+    held = holds_statistics(net)
+    if not (resume and (folder / CHECKPOINT).exists()):
+        _begin_with(net.to(place), task.to(place), recipe, held=held, progress=progress)
     steps = len(task.train_batches(net, epoch=0, seed=recipe.train.seed))
     chooser = sampler(recipe, net, steps_per_epoch=steps)
     fit(
@@ -59,13 +72,25 @@ def run(
     net, task = net.eval(), task.to(place)
     widths = name_ratios(recipe.ratios, net.space)
     widths += found_widths(recipe.method, chooser, net, folder)
-    if recipe.calibration is not None:
+    if recipe.calibration is not None and not held:
         calibrate_run(net, task, recipe, widths, progress=progress)
     save_trained(net, folder)
     rows = measure(net, task, widths, batches=watched(task.test_batches(), "evaluating", progress=progress))
     save_json(rows, folder / EVALUATION_JSON)
     save_csv(rows, folder / EVALUATION_CSV)
     return rows
+
+
+def _begin_with(net: SlimmableModel, task: Task, recipe: Recipe, *, held: bool, progress: bool) -> None:
+    """Weights of another run, if the recipe names one; else statistics, if training will not change them."""
+    if recipe.start is not None:
+        source = open_run(recipe.start.run)
+        ratios = set(recipe.trained_ratios) & set(source.recipe.trained_ratios)
+        take_over(net, source.net, recipe.start, ratios=ratios)
+    missing = net.switches if recipe.start is None else [each for each in net.switches if each not in net.calibrated]
+    if held and missing:
+        widths = [NamedWidths(label=str(each), widths=each) for each in missing]
+        calibrate_run(net, task, recipe, widths, progress=progress)
 
 
 def calibrate_run(

@@ -6,16 +6,19 @@ A new task is one more section, with ``kind``, that does what :class:`TaskSectio
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias, get_args
 
 from pydantic import Discriminator, Field, Tag
 from torch import nn
 
 from slimmable.models import build_model
 from slimmable.models.upscalers import Scale, build_upscaler
+from slimmable.recipes.detection_sections import DetectionSettings
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
+from slimmable.recipes.segmentation_sections import SegmentationSettings
 from slimmable.tasks import ClassificationTask, ImageDataSettings, PatchDataSettings, SuperResolutionTask
+from slimmable.tasks.detection.task import DetectionKind
 from slimmable.tasks.images.pipeline import preprocessing
 from slimmable.tasks.super_resolution import PixelLoss
 from slimmable.train import Task
@@ -204,13 +207,17 @@ class SuperResolutionSettings(Section):
 def _kind(value: Any) -> str | None:
     """The kind that a section names; one that names none is of classification, the only one there was once."""
     if isinstance(value, dict):
-        return value.get("kind", "classification")
-    return value.kind if isinstance(value, ClassificationSettings | SuperResolutionSettings) else None
+        kind = value.get("kind", "classification")
+    else:
+        kind = getattr(value, "kind", None)
+    return "detection" if kind in get_args(DetectionKind) else kind
 
 
 TaskSettings: TypeAlias = Annotated[
     Annotated[ClassificationSettings, Tag("classification")]
-    | Annotated[SuperResolutionSettings, Tag("super-resolution")],
+    | Annotated[SuperResolutionSettings, Tag("super-resolution")]
+    | Annotated[DetectionSettings, Tag("detection")]
+    | Annotated[SegmentationSettings, Tag("segmentation")],
     Discriminator(_kind),
 ]
 """The section ``task`` of a recipe, by its ``kind``."""

@@ -1,0 +1,185 @@
+"""An image and what is on it, from annotations in COCO's format."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimmable.errors import DataError, MissingDependencyError
+
+Annotation = dict[str, Any]
+"""One object, as COCO's files describe it."""
+
+Target = dict[str, Tensor]
+"""Objects of an image, as torchvision's detectors take them."""
+
+POINTS = 17
+"""Keypoints of a person in COCO."""
+
+
+class Scene(NamedTuple):
+    """Bytes ``(3, H, W)`` of an image, and the objects on it."""
+
+    image: Tensor
+    target: Target
+
+
+class Scenes(Protocol):
+    """Scenes by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Scene: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What annotations speak of.
+
+    Attributes:
+        labels: Number from 1 of every category, by the number it has in the file.
+        classes: Names of the categories, in the order of their labels.
+        keypoints: Names of an object's keypoints; those of the first category that has some.
+    """
+
+    labels: Mapping[int, int]
+    classes: tuple[str, ...]
+    keypoints: tuple[str, ...]
+
+    @classmethod
+    def of(cls, categories: Sequence[Mapping[str, Any]]) -> "Vocabulary":
+        """From the ``categories`` of a file in COCO's format."""
+        ordered = sorted(categories, key=lambda category: category["id"])
+        named = [tuple(category["keypoints"]) for category in ordered if category.get("keypoints")]
+        return cls(
+            labels={category["id"]: i + 1 for i, category in enumerate(ordered)},
+            classes=tuple(str(category["name"]) for category in ordered),
+            keypoints=named[0] if named else (),
+        )
+
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """For every keypoint the one that takes its place in the mirror: ``left_eye`` for ``right_eye``.
+
+        >>> Vocabulary(labels={}, classes=(), keypoints=("nose", "left_eye", "right_eye")).mirrored
+        (0, 2, 1)
+        """
+        places = {name: i for i, name in enumerate(self.keypoints)}
+        return tuple(places.get(_other_side(name), i) for i, name in enumerate(self.keypoints))
+
+
+def _other_side(name: str) -> str:
+    return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
+
+
+def target_of(
+    annotations: Sequence[Annotation],
+    size: tuple[int, int],
+    vocabulary: Vocabulary,
+    *,
+    masks: bool = False,
+    keypoints: bool = False,
+) -> Target:
+    """Objects of an image as tensors.
+
+    Boxes are clipped to the image; what is left without area is no object.
+
+    Args:
+        annotations: Of the image.
+        size: Its height and width.
+        vocabulary: Labels of the categories, names of the keypoints.
+        masks: Whether masks are wanted.
+        keypoints: Whether keypoints are wanted.
+
+    Returns:
+        ``boxes`` ``(N, 4)`` as left, top, right, bottom; ``labels`` from 1; ``area``; ``iscrowd``; on demand ``masks``
+        ``(N, H, W)`` of 0 and 1 and ``keypoints`` ``(N, K, 3)`` as x, y, visibility.
+
+    Raises:
+        DataError: An annotation has no box, or a category that the file does not list.
+    """
+    height, width = size
+    boxes: list[list[float]] = []
+    kept: list[Annotation] = []
+    for each in annotations:
+        try:
+            left, top, across, down = map(float, each["bbox"])
+            vocabulary.labels[each["category_id"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"annotation {each.get('id')} has no bbox of four numbers, or no category_id of the file's categories; "
+                "expected both, as COCO's format has them"
+            ) from error
+        box = [max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height)]
+        if box[2] > box[0] and box[3] > box[1]:
+            boxes.append(box)
+            kept.append(each)
+    target = {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor([vocabulary.labels[each["category_id"]] for each in kept], dtype=torch.int64),
+        "area": torch.tensor(
+            [each.get("area", each["bbox"][2] * each["bbox"][3]) for each in kept], dtype=torch.float32
+        ),
+        "iscrowd": torch.tensor([each.get("iscrowd", 0) for each in kept], dtype=torch.int64),
+    }
+    if masks:
+        drawn = [rasterised(each.get("segmentation"), size, each.get("id")) for each in kept]
+        target["masks"] = torch.stack(drawn) if drawn else torch.zeros((0, height, width), dtype=torch.uint8)
+    if keypoints:
+        points = len(vocabulary.keypoints)
+        flat = [each.get("keypoints") or [0] * 3 * points for each in kept]
+        target["keypoints"] = torch.tensor(flat, dtype=torch.float32).reshape(-1, points, 3)
+    return target
+
+
+def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) -> Tensor:
+    """Mask ``(H, W)`` of polygons, or of run lengths, in COCO's format.
+
+    Raises:
+        DataError: It is neither.
+        MissingDependencyError: faster-coco-eval is not installed.
+    """
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise MissingDependencyError(
+            "masks need faster-coco-eval, which is not installed: pip install 'slimmable[detection]'"
+        ) from error
+    height, width = size
+    try:
+        coded: Any = segmentation
+        if isinstance(segmentation, list):
+            coded = mask.merge(mask.frPyObjects(segmentation, height, width))  # pyright: ignore[reportArgumentType]
+        elif isinstance(segmentation["counts"], list):
+            coded = mask.frPyObjects(segmentation, height, width)  # pyright: ignore[reportArgumentType]
+        return torch.from_numpy(np.ascontiguousarray(mask.decode(coded)))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"annotation {number} has no segmentation that can be read ({error}); expected polygons or run lengths in "
+            "COCO's format"
+        ) from error
+
+
+def mirrored(scene: Scene, swap: Sequence[int]) -> Scene:
+    """A scene in the mirror: left is right.
+
+    Args:
+        scene: An image and its objects.
+        swap: For every keypoint the one that takes its place; see :attr:`Vocabulary.mirrored`.
+    """
+    width = scene.image.shape[2]
+    target = dict(scene.target)
+    target["boxes"] = torch.stack(
+        [width - target["boxes"][:, 2], target["boxes"][:, 1], width - target["boxes"][:, 0], target["boxes"][:, 3]], 1
+    )
+    if "masks" in target:
+        target["masks"] = target["masks"].flip(2)
+    if "keypoints" in target:
+        points = target["keypoints"][:, list(swap)].clone()
+        seen = points[..., 2] > 0
+        points[..., 0] = torch.where(seen, width - points[..., 0], points[..., 0])
+        target["keypoints"] = points
+    return Scene(scene.image.flip(2), target)

@@ -1,0 +1,82 @@
+"""Which images with label maps a task learns from, and how they are fed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from slimmable.errors import RecipeError
+
+LabelMapSetName = Literal["shapes", "folder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMapSettings:
+    """Images of which every pixel has a label: 0 is background, 255 counts nowhere.
+
+    A folder has one of these layouts:
+
+    * Pascal VOC's: ``JPEGImages/``, ``SegmentationClass/`` and ``ImageSets/Segmentation/train.txt`` and ``val.txt``;
+      ``VOCdevkit/VOC2012`` below the folder is found.
+    * ``train/images/*`` and ``train/masks/*.png`` of the same names, ``val/`` or ``test/`` or both likewise, and
+      ``classes.txt`` with a name on each line, from label 1 on.
+    * COCO's format, see :class:`slimmable.tasks.detection.settings.SceneSettings`: masks are painted, pixels of crowds
+      and of objects of two classes are 255.
+
+    The final figures come from ``test``, or from ``val`` where there is no ``test``; validation images are then held
+    out from ``train``.
+
+    Attributes:
+        dataset: ``shapes`` are drawn, see :mod:`slimmable.tasks.detection.shapes`; ``folder`` is any.
+        root: Where the images lie; not needed for ``shapes``.
+        size: Length of the shorter side that images are resized to; shapes are drawn at this size.
+        crop: Side of the squares that are learnt from.
+        scales: Least and largest factor by which training images are resized beyond that.
+        batch_size: Squares in a batch. In training an incomplete last batch is left out; evaluation takes one image
+            at a time.
+        flip: Mirror half of the training images.
+        train_images: Train on this many images; ``None`` is all, or 400 shapes.
+        test_images: Test on this many images; ``None`` is all, or 100 shapes.
+        held_out: Part of the training images that is held out where no validation images are given, at least one.
+        split_seed: Seed of what is held out, of the subsets and of the shapes, apart from the seed of a run.
+        workers: Processes that read images; 0 reads in this one.
+
+    Raises:
+        RecipeError: A value is out of its range.
+
+    >>> LabelMapSettings(dataset="folder", root="data/voc").crop
+    480
+    """
+
+    dataset: LabelMapSetName = "shapes"
+    root: str | Path | None = None
+    size: int = 520
+    crop: int = 480
+    scales: tuple[float, float] = (0.5, 2.0)
+    batch_size: int = 16
+    flip: bool = True
+    train_images: int | None = None
+    test_images: int | None = None
+    held_out: float = 0.1
+    split_seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        names = get_args(LabelMapSetName)
+        self._require(self.dataset in names, "dataset", f"one of {', '.join(names)}")
+        for key in ("size", "crop"):
+            self._require(getattr(self, key) >= 32, key, "at least 32")
+        self._require(len(self.scales) == 2 and 0 < self.scales[0] <= self.scales[1], "scales", "two, the least first")
+        self._require(self.batch_size >= 1, "batch_size", "at least 1")
+        for key in ("train_images", "test_images"):
+            value = getattr(self, key)
+            self._require(value is None or value >= 1, key, "at least 1, or None for all images")
+        self._require(0 < self.held_out < 1, "held_out", "above 0 and below 1")
+        self._require(self.split_seed >= 0, "split_seed", "at least 0")
+        self._require(self.workers >= 0, "workers", "at least 0")
+        if self.dataset == "folder" and self.root is None:
+            raise RecipeError("LabelMapSettings.root is None; data set 'folder' lies in a folder: name it.")
+
+    def _require(self, holds: bool, key: str, expected: str) -> None:
+        if not holds:
+            raise RecipeError(f"LabelMapSettings.{key} is {getattr(self, key)!r}; expected {expected}")

@@ -1,0 +1,117 @@
+"""From annotations to tensors, and into the mirror."""
+
+import numpy as np
+import pytest
+import torch
+
+from slimmable.errors import DataError
+from slimmable.tasks.detection.batches import without_crowds
+from slimmable.tasks.detection.scenes import Scene, Vocabulary, mirrored, rasterised, target_of
+from slimmable.tasks.detection.shapes import Shapes
+
+PEOPLE = [{"id": 7, "name": "person", "keypoints": ["nose", "left_eye", "right_eye"]}, {"id": 3, "name": "dog"}]
+
+
+def test_labels_are_numbers_from_1_in_the_order_of_the_files_own():
+    found = Vocabulary.of(PEOPLE)
+
+    assert (found.labels, found.classes, found.keypoints) == ({3: 1, 7: 2}, ("dog", "person"), tuple(PEOPLE[0]["keypoints"]))
+    assert found.mirrored == (0, 2, 1)
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped():
+    annotations = [
+        {"bbox": [-4, 2, 10, 5], "category_id": 3, "area": 50},
+        {"bbox": [30, 2, 10, 5], "category_id": 3},
+        {"bbox": [5, 5, 0, 5], "category_id": 3},
+        {"bbox": [1, 1, 2, 3], "category_id": 7, "iscrowd": 1, "keypoints": [1, 2, 2, 3, 4, 1, 0, 0, 0]},
+    ]
+
+    found = target_of(annotations, (20, 20), Vocabulary.of(PEOPLE), keypoints=True)
+
+    assert found["boxes"].tolist() == [[0, 2, 6, 7], [1, 1, 3, 4]]
+    assert found["labels"].tolist() == [1, 2]
+    assert found["area"].tolist() == [50, 6]
+    assert found["iscrowd"].tolist() == [0, 1]
+    assert found["keypoints"].tolist() == [[[0, 0, 0]] * 3, [[1, 2, 2], [3, 4, 1], [0, 0, 0]]]
+
+
+def test_an_image_without_objects_has_empty_tensors():
+    found = target_of([], (5, 6), Vocabulary.of(PEOPLE), masks=True, keypoints=True)
+
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    assert shapes == {
+        "boxes": (0, 4),
+        "labels": (0,),
+        "area": (0,),
+        "iscrowd": (0,),
+        "masks": (0, 5, 6),
+        "keypoints": (0, 3, 3),
+    }
+
+
+def test_polygons_and_run_lengths_are_the_same_mask():
+    square = rasterised([[2, 1, 6, 1, 6, 4, 2, 4]], (8, 10))
+    flat = square.numpy().ravel(order="F")
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]])))
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+
+    assert square.sum() == 12
+    assert square[1:4, 2:6].all()
+    assert torch.equal(rasterised({"counts": counts, "size": [8, 10]}, (8, 10)), square)
+
+
+@pytest.mark.parametrize("arrows", [False, True])
+def test_a_mirror_of_the_mirror_is_the_scene(arrows):
+    scenes = Shapes(count=4, side=48, part="train", seed=0, arrows=arrows, masks=True)
+    swap = scenes.vocabulary.mirrored
+    for scene in map(scenes.__getitem__, range(4)):
+        once = mirrored(scene, swap)
+        twice = mirrored(once, swap)
+
+        assert not torch.equal(once.image, scene.image)
+        assert torch.equal(twice.image, scene.image)
+        assert all(torch.allclose(twice.target[key].float(), value.float()) for key, value in scene.target.items())
+        for box, mask in zip(once.target["boxes"], once.target["masks"], strict=True):
+            columns = mask.any(0).nonzero()
+            assert abs(columns.min() - box[0]) <= 1.5
+            assert abs(columns.max() + 1 - box[2]) <= 1.5
+
+
+def test_left_and_right_keypoints_change_places_and_hidden_ones_stay():
+    target = target_of(
+        [{"bbox": [0, 0, 9, 9], "category_id": 7, "keypoints": [5, 1, 2, 2, 3, 2, 0, 0, 0]}],
+        (10, 10),
+        Vocabulary.of(PEOPLE),
+        keypoints=True,
+    )
+
+    found = mirrored(Scene(torch.zeros(3, 10, 10, dtype=torch.uint8), target), Vocabulary.of(PEOPLE).mirrored)
+
+    assert found.target["keypoints"].tolist() == [[[5, 1, 2], [0, 0, 0], [8, 3, 2]]]
+
+
+def test_training_passes_crowds_over():
+    target = target_of(
+        [{"bbox": [0, 0, 9, 9], "category_id": 3, "iscrowd": 1}, {"bbox": [1, 1, 3, 3], "category_id": 7}],
+        (10, 10),
+        Vocabulary.of(PEOPLE),
+    )
+
+    found = without_crowds(Scene(torch.zeros(3, 10, 10, dtype=torch.uint8), target)).target
+
+    assert found["labels"].tolist() == [2]
+    assert found["boxes"].tolist() == [[1, 1, 4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"id": 4, "bbox": [1, 2], "category_id": 3}, "annotation 4 has no bbox of four numbers"),
+        ({"id": 5, "bbox": [1, 2, 3, 4], "category_id": 9}, "annotation 5 has no bbox of four numbers, or no category_id"),
+        ({"id": 6, "bbox": [1, 2, 3, 4], "category_id": 3}, "annotation 6 has no segmentation that can be read"),
+    ],
+)
+def test_a_malformed_annotation_is_named(annotation, message):
+    with pytest.raises(DataError, match=message):
+        target_of([annotation], (10, 10), Vocabulary.of(PEOPLE), masks=True)
