@@ -15,6 +15,7 @@ from slimmable.models import build_model
 from slimmable.models.upscalers import Scale, build_upscaler
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
+from slimmable.recipes.reinforcement_section import ReinforcementLearningSettings
 from slimmable.tasks import ClassificationTask, ImageDataSettings, PatchDataSettings, SuperResolutionTask
 from slimmable.tasks.images.pipeline import preprocessing
 from slimmable.tasks.super_resolution import PixelLoss
@@ -205,12 +206,14 @@ def _kind(value: Any) -> str | None:
     """The kind that a section names; one that names none is of classification, the only one there was once."""
     if isinstance(value, dict):
         return value.get("kind", "classification")
-    return value.kind if isinstance(value, ClassificationSettings | SuperResolutionSettings) else None
+    known = ClassificationSettings | SuperResolutionSettings | ReinforcementLearningSettings
+    return value.kind if isinstance(value, known) else None
 
 
 TaskSettings: TypeAlias = Annotated[
     Annotated[ClassificationSettings, Tag("classification")]
-    | Annotated[SuperResolutionSettings, Tag("super-resolution")],
+    | Annotated[SuperResolutionSettings, Tag("super-resolution")]
+    | Annotated[ReinforcementLearningSettings, Tag("reinforcement-learning")],
     Discriminator(_kind),
 ]
 """The section ``task`` of a recipe, by its ``kind``."""
