@@ -5,8 +5,8 @@ validation episodes at four widths is noted: the curve. In the end test episodes
 by a policy that draws its actions blindly. For CartPole four independent networks are trained as well, one for each
 width.
 
-``--epochs`` shortens or lengthens Breakout's run, whose recipe is the paper's and takes days on a CPU. A run that was
-stopped goes on where it was: everything is in ``--folder``.
+``--epochs`` and ``--n`` shorten Breakout's run, whose recipe has the paper's settings and takes days on a CPU. A run
+that was stopped goes on where it was: everything is in ``--folder``.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from slimmable.core.model import SlimmableModel
 from slimmable.measure.evaluation import evaluate
 from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.config import Recipe
-from slimmable.recipes.methods import Independent
+from slimmable.recipes.methods import Independent, UsNet
 from slimmable.recipes.registry import recipe
 from slimmable.record import atomic_write_json, atomic_write_text, environment
 from slimmable.report.chart import line_chart
@@ -130,7 +130,9 @@ def blind(chosen: Recipe) -> dict[str, float]:
     task = ReinforcementLearningTask(replace(task.environment, greedy=False, test_episodes=40), ppo=task.ppo)
     metric = task.metrics()
     for batch in task.test_batches():
-        metric.update(task.forward(Blind(len(task.spaces.actions)), batch), batch)
+        outputs = task.forward(Blind(len(task.spaces.actions)), batch)
+        assert isinstance(outputs, Tensor)
+        metric.update(outputs, batch)
     return metric.compute()
 
 
@@ -138,7 +140,8 @@ def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Everything of one environment."""
     chosen = recipe(f"reinforcement-learning/{name}")
     if name == "breakout":
-        chosen = chosen.model_copy(update={"train": replace(chosen.train, epochs=options.epochs)})
+        train_settings = replace(chosen.train, epochs=options.epochs)
+        chosen = chosen.model_copy(update={"train": train_settings, "method": UsNet(n=options.n)})
     # The curve is measured here, at more widths than the loop would validate.
     chosen = chosen.model_copy(update={"train": replace(chosen.train, validate_every=chosen.train.epochs)})
     console.rule(name)
@@ -168,7 +171,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["cartpole", "acrobot"], help="cartpole, acrobot, breakout")
     parser.add_argument("--folder", type=Path, default=Path("runs/reinforcement-learning"))
-    parser.add_argument("--epochs", type=int, default=30, help="of Breakout, 16,384 steps each")
+    parser.add_argument("--epochs", type=int, default=14, help="of Breakout, 16,384 steps each")
+    parser.add_argument("--n", type=int, default=3, help="widths of a step, of Breakout")
     parser.add_argument("--every", type=int, default=2, help="epochs between points of the curve")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -106,9 +106,7 @@ def vector_policy(actions: int, *, numbers: int, width: float = 1.0) -> nn.Modul
     return VectorPolicy(numbers, actions, width=width)
 
 
-def build_policy(
-    name: str, *, observation: Sequence[int], actions: int, width: float | None = None
-) -> nn.Module:
+def build_policy(name: str, *, observation: Sequence[int], actions: int, width: float | None = None) -> nn.Module:
     """The actor-critic network called ``name``.
 
     Args:
@@ -129,7 +127,9 @@ def build_policy(
     """
     if name == "cnn":
         if len(observation) != 3 or tuple(observation[1:]) != (84, 84):
-            raise RecipeError(f"the policy cnn sees frames of 84x84 pixels; these observations are {_size(observation)}")
+            raise RecipeError(
+                f"the policy cnn sees frames of 84x84 pixels; these observations are {_size(observation)}"
+            )
         return frame_policy(actions, frames=observation[0], width=1.0 if width is None else width)
     if name == "mlp":
         if len(observation) != 1:
@@ -150,4 +150,5 @@ def _initialise(net: nn.Module, *, actor: nn.Module, critic: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             gain = {id(actor): 0.01, id(critic): 1.0}.get(id(module), ROOT_OF_TWO)
             nn.init.orthogonal_(module.weight, gain=gain)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)

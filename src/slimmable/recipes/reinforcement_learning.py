@@ -24,11 +24,9 @@ def cartpole() -> Recipe:
     return Recipe(
         task=ReinforcementLearningSettings(
             environment=EnvironmentSettings(name="CartPole-v1"),
-            ppo=PpoSettings(
-                steps=32, roll_outs=32, passes=10, discount=0.98, gae_lambda=0.8, clip=0.2, entropy_weight=0.0
-            ),
+            ppo=PpoSettings(steps=256, roll_outs=8, passes=10, clip=0.2, entropy_weight=0.0),
         ),
-        train=_training(epochs=24, lr=1e-3),
+        train=_training(epochs=12, lr=1e-3),
         evaluation=EvaluationSettings(widths=FOUR),
     )
 
@@ -40,7 +38,7 @@ def smoke() -> Recipe:
     task = base.task.model_copy(
         update={
             "environment": replace(base.task.environment, validation_episodes=4, test_episodes=4),
-            "ppo": replace(base.task.ppo, roll_outs=8),
+            "ppo": replace(base.task.ppo, roll_outs=2),
         }
     )
     return base.model_copy(update={"task": task, "train": replace(base.train, epochs=2)})
@@ -61,13 +59,13 @@ def acrobot() -> Recipe:
 def breakout() -> Recipe:
     """US-Net, convolutions of 32, 64 and 32 channels, 8 to 32 and so on at the narrowest, Breakout on Atari.
 
-    The network and the widths of [1], PPO as [2] has it for Atari but for four passes as in the implementations [3]; ten
-    million steps of the environments, 40 million frames.
+    The network and the widths of [1], PPO as [2] has it for Atari, but for a constant clip range: ten million steps of
+    the environments, 40 million frames.
     """
     return Recipe(
         task=ReinforcementLearningSettings(
             environment=EnvironmentSettings(name="BreakoutNoFrameskip-v4", atari=True, greedy=False),
-            ppo=PpoSettings(roll_outs=16),
+            ppo=PpoSettings(roll_outs=16, passes=3),
             network=PolicySettings(name="cnn"),
         ),
         train=_training(epochs=610, lr=2.5e-4, validate_every=20),

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from slimmable.core.space import Widths
+from slimmable.core.trace import tensors
 from slimmable.cost.analytic import activation_bytes, macs, parameters
 from slimmable.errors import CheckpointError, ExtractionError
 from slimmable.recipes.building import converted
@@ -132,13 +133,18 @@ def _check(opened: OpenRun, width: NamedWidths, path: Path, *, exact: bool) -> N
         expected = opened.net(*inputs)
     with torch.no_grad():
         found = open_subnetwork(path)(*inputs)
-    apart = (found - expected).abs().max().item() / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
+    apart = max(_apart_by(*pair) for pair in zip(tensors(found), tensors(expected), strict=True))
     allowed = 0.0 if exact else TOLERANCE
     if not apart <= allowed:
         raise ExtractionError(
             f"the sub-network at {width.label}, read back from its file, gives outputs {apart:.1e} of the largest "
             f"apart from the elastic network's; expected at most {allowed}. Nothing was written"
         )
+
+
+def _apart_by(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return (found - expected).abs().max().item() / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
 
 
 def _aliases(tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -206,8 +206,7 @@ def _kind(value: Any) -> str | None:
     """The kind that a section names; one that names none is of classification, the only one there was once."""
     if isinstance(value, dict):
         return value.get("kind", "classification")
-    known = ClassificationSettings | SuperResolutionSettings | ReinforcementLearningSettings
-    return value.kind if isinstance(value, known) else None
+    return getattr(value, "kind", None)
 
 
 TaskSettings: TypeAlias = Annotated[

@@ -117,7 +117,7 @@ class ReinforcementLearningTask:
             yield (seen.to(self.device),)
 
     def forward(self, net: nn.Module, batch: RollOutBatch | Episodes) -> PolicyOutputs | Tensor:
-        """Logits and values of a roll-out's steps; of episodes their rewards and lengths, ``(count, 2)``.
+        """Logits and values of a roll-out's steps; of episodes their rewards and lengths, ``(number, 2)``.
 
         Raises:
             DataError: The network returns something else than logits and values.
@@ -155,8 +155,6 @@ class ReinforcementLearningTask:
         moved.device = torch.device(device)
         return moved
 
-    def _episodes(self, seed: int, count: int) -> tuple[Episodes, ...]:
-        side_by_side = self.environment.parallel
-        return tuple(
-            Episodes(seed + begin, min(side_by_side, count - begin)) for begin in range(0, count, side_by_side)
-        )
+    def _episodes(self, seed: int, number: int) -> tuple[Episodes, ...]:
+        most = self.environment.parallel
+        return tuple(Episodes(seed + begin, min(most, number - begin)) for begin in range(0, number, most))

@@ -39,7 +39,12 @@ class NetworkPolicy(ActorCriticPolicy):
     """
 
     def __init__(
-        self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Schedule, *, network: nn.Module,
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        network: nn.Module,
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, **options)
@@ -101,7 +106,7 @@ class Collector(PPO):
     def collect(self) -> None:
         """Fill the buffer with the next roll-out, by the network as it is now."""
         assert self.env is not None
-        with torch.no_grad(), judged(self.policy.network):
+        with torch.no_grad(), judged(self.policy):
             self.collect_rollouts(self.env, self._callback, self.rollout_buffer, self.n_steps)
 
     def one_pass(self) -> list[RollOutBatch]:
@@ -169,9 +174,7 @@ class RollOuts:
         return random.Random(f"roll-outs {self._seed} {self._epoch} {purpose}").getrandbits(31)
 
 
-def played(
-    net: nn.Module, environment: EnvironmentSettings, episodes: Episodes, *, device: torch.device
-) -> Tensor:
+def played(net: nn.Module, environment: EnvironmentSettings, episodes: Episodes, *, device: torch.device) -> Tensor:
     """Rewards and lengths of whole episodes, in the order in which they end.
 
     Rewards are the environment's own, and an Atari game is played to its end. What is drawn is seeded.
@@ -183,14 +186,14 @@ def played(
         device: Where the network is.
 
     Returns:
-        Tensor ``(count, 2)``: sum of an episode's rewards, and its length in actions.
+        Tensor ``(number, 2)``: sum of an episode's rewards, and its length in actions.
     """
-    with closing(open_environments(environment, count=episodes.count, seed=episodes.seed)) as environments:
+    with closing(open_environments(environment, count=episodes.number, seed=episodes.seed)) as environments:
         policy = NetworkPolicy(environments.observation_space, environments.action_space, _no_rate, network=net)
         policy = policy.to(device)
         with seeded(episodes.seed, device=device), judged(net), torch.no_grad():
             rewards, lengths = evaluate_policy(
-                policy, environments, episodes.count, deterministic=environment.greedy, return_episode_rewards=True
+                policy, environments, episodes.number, deterministic=environment.greedy, return_episode_rewards=True
             )
     return torch.tensor(np.stack([rewards, lengths], axis=1), dtype=torch.float64)
 
@@ -201,7 +204,7 @@ def observed(environment: EnvironmentSettings, *, samples: int, seed: int) -> It
         generator = np.random.default_rng(seed)
         seen = games.reset()
         for done in range(0, samples, environment.parallel):
-            yield torch.from_numpy(np.array(seen[: samples - done], dtype=np.float32))
+            yield torch.from_numpy(np.array(seen, dtype=np.float32)[: samples - done])
             assert isinstance(games.action_space, spaces.Discrete)
             seen = games.step(generator.integers(games.action_space.n, size=environment.parallel))[0]
 

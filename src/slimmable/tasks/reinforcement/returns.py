@@ -12,7 +12,7 @@ class Episodes(NamedTuple):
     """Episodes to be played side by side: number ``i`` begins with ``seed + i``."""
 
     seed: int
-    count: int
+    number: int
 
 
 class RewardMetric:
@@ -22,7 +22,7 @@ class RewardMetric:
     ``mean_length`` in actions, and ``episodes``, their number.
 
     >>> metric = RewardMetric()
-    >>> metric.update(torch.tensor([[1.0, 10.0], [3.0, 30.0]]), Episodes(seed=0, count=2))
+    >>> metric.update(torch.tensor([[1.0, 10.0], [3.0, 30.0]]), Episodes(seed=0, number=2))
     >>> metric.compute()
     {'mean_reward': 2.0, 'std_reward': 1.0, 'min_reward': 1.0, 'mean_length': 20.0, 'episodes': 2.0}
     """
@@ -31,7 +31,7 @@ class RewardMetric:
         self._played: list[Tensor] = []
 
     def update(self, outputs: Tensor, batch: Episodes) -> None:
-        """Take in rewards and lengths ``(count, 2)`` of episodes."""
+        """Take in rewards and lengths ``(number, 2)`` of episodes."""
         self._played.append(outputs)
 
     def compute(self) -> dict[str, float]:
