@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from slimmable.errors import RecipeError
-from slimmable.recipes import cifar, detection, digits, imagenet, segmentation, super_resolution
+from slimmable.recipes import (
+    cifar,
+    detection,
+    digits,
+    imagenet,
+    reinforcement_learning,
+    segmentation,
+    super_resolution,
+)
 from slimmable.recipes.config import Recipe
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
@@ -31,6 +39,10 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
         "imagenet/s-net-resnet50": imagenet.s_net_resnet50,
         "imagenet/us-net-mobilenet-v1": imagenet.us_net_mobilenet_v1,
         "imagenet/us-net-mobilenet-v2": imagenet.us_net_mobilenet_v2,
+        "reinforcement-learning/smoke": reinforcement_learning.smoke,
+        "reinforcement-learning/cartpole": reinforcement_learning.cartpole,
+        "reinforcement-learning/acrobot": reinforcement_learning.acrobot,
+        "reinforcement-learning/breakout": reinforcement_learning.breakout,
         "super-resolution/smoke": super_resolution.smoke,
         "super-resolution/photos": super_resolution.photos,
         "super-resolution/wdsr-x2-32": super_resolution.wdsr_x2_32,

@@ -4,7 +4,7 @@ VOC is looked for in ``data/voc``: ``VOCdevkit/VOC2012`` as it is unpacked; ``ta
 any folder of images and label maps, or in COCO's format.
 """
 
-from slimmable.recipes.config import CalibrationSettings, ConversionSettings, EvaluationSettings, Recipe
+from slimmable.recipes.config import CalibrationSettings, EvaluationSettings, Recipe
 from slimmable.recipes.methods import UsNet
 from slimmable.recipes.segmentation_sections import SegmentationSettings, SegmenterSettings
 from slimmable.tasks.segmentation.settings import LabelMapSettings

@@ -16,6 +16,7 @@ from slimmable.models.upscalers import Scale, build_upscaler
 from slimmable.recipes.detection_sections import DetectionSettings
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
+from slimmable.recipes.reinforcement_section import ReinforcementLearningSettings
 from slimmable.recipes.segmentation_sections import SegmentationSettings
 from slimmable.tasks import ClassificationTask, ImageDataSettings, PatchDataSettings, SuperResolutionTask
 from slimmable.tasks.detection.task import DetectionKind
@@ -206,10 +207,7 @@ class SuperResolutionSettings(Section):
 
 def _kind(value: Any) -> str | None:
     """The kind that a section names; one that names none is of classification, the only one there was once."""
-    if isinstance(value, dict):
-        kind = value.get("kind", "classification")
-    else:
-        kind = getattr(value, "kind", None)
+    kind = value.get("kind", "classification") if isinstance(value, dict) else getattr(value, "kind", None)
     return "detection" if kind in get_args(DetectionKind) else kind
 
 
@@ -217,7 +215,8 @@ TaskSettings: TypeAlias = Annotated[
     Annotated[ClassificationSettings, Tag("classification")]
     | Annotated[SuperResolutionSettings, Tag("super-resolution")]
     | Annotated[DetectionSettings, Tag("detection")]
-    | Annotated[SegmentationSettings, Tag("segmentation")],
+    | Annotated[SegmentationSettings, Tag("segmentation")]
+    | Annotated[ReinforcementLearningSettings, Tag("reinforcement-learning")],
     Discriminator(_kind),
 ]
 """The section ``task`` of a recipe, by its ``kind``."""

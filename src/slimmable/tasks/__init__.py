@@ -3,6 +3,16 @@
 from slimmable.tasks.classification import ClassificationTask
 from slimmable.tasks.images.settings import ImageDataSettings
 from slimmable.tasks.patches.settings import PatchDataSettings
+from slimmable.tasks.reinforcement.settings import EnvironmentSettings, PpoSettings
+from slimmable.tasks.reinforcement_learning import ReinforcementLearningTask
 from slimmable.tasks.super_resolution import SuperResolutionTask
 
-__all__ = ["ClassificationTask", "ImageDataSettings", "PatchDataSettings", "SuperResolutionTask"]
+__all__ = [
+    "ClassificationTask",
+    "EnvironmentSettings",
+    "ImageDataSettings",
+    "PatchDataSettings",
+    "PpoSettings",
+    "ReinforcementLearningTask",
+    "SuperResolutionTask",
+]

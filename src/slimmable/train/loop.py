@@ -133,14 +133,15 @@ def _epoch(run: Run, epoch: int, watchers: Sequence[Observer]) -> dict[str, Json
         watcher.epoch_started(epoch, steps=steps)
     totals: list[float] = []
     lr, done = 0.0, 0
-    for batch in batches:
-        if done < steps:
-            lr = rate(epoch * steps + done)
-            losses = _advance(run, batch, lr)
-            totals = [a + b for a, b in zip(totals or [0.0] * len(losses), losses, strict=True)]
-            for watcher in watchers:
-                watcher.step_done(state.progress.step - 1, losses=losses, lr=lr)
-        done += 1
+    with state.net.at(state.sampler.fixed[0]):  # a policy acts at its widest between the steps
+        for batch in batches:
+            if done < steps:
+                lr = rate(epoch * steps + done)
+                losses = _advance(run, batch, lr)
+                totals = [a + b for a, b in zip(totals or [0.0] * len(losses), losses, strict=True)]
+                for watcher in watchers:
+                    watcher.step_done(state.progress.step - 1, losses=losses, lr=lr)
+            done += 1
     if done != steps or steps == 0:
         raise TrainingError(
             f"task {run.task.name!r} announced {steps} training batches for epoch {epoch} and gave {done}; "

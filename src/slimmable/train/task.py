@@ -72,7 +72,11 @@ class Task(Protocol):
         ...
 
     def train_batches(self, net: nn.Module, *, epoch: int, seed: int) -> Batches:
-        """Training batches of one epoch; ``net`` serves tasks whose data come from the network itself (a policy)."""
+        """Training batches of one epoch.
+
+        ``net`` serves tasks whose data come from the network itself (a policy). Whenever the loop asks for the next
+        batch, it is at the widest of the widths that belong to every step.
+        """
         ...
 
     def validation_batches(self) -> Iterable[Batch]:

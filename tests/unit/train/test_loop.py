@@ -61,6 +61,34 @@ class Watcher:
         self.closed = True
 
 
+@pytest.mark.parametrize("ratios", [(0.5, 1.0), (0.5,)], ids=str)
+def test_batches_are_made_at_the_widest_of_the_widths_that_are_trained(ratios):
+    net, met = toy_net(), []
+    switches = [net.space.uniform(ratio) for ratio in ratios]
+
+    class Noting(ToyTask):
+        def train_batches(self, net, *, epoch, seed):
+            made = super().train_batches(net, epoch=epoch, seed=seed)
+            return Sized(len(made), (met.append(net.widths) or batch for batch in made))
+
+    before = net.widths
+    train(net, settings=TrainSettings(epochs=2), task=Noting(), sampler=SwitchList(switches))
+
+    assert met == [switches[-1]] * 6
+    assert net.widths == before
+
+
+class Sized:
+    def __init__(self, size, batches):
+        self.size, self.batches = size, batches
+
+    def __len__(self):
+        return self.size
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
 def test_it_learns_at_every_followed_width():
     net = toy_net()
     record = train(net, settings=TrainSettings(epochs=12, lr=0.05), task=ToyTask(steps=4, size=18))

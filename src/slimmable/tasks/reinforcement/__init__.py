@@ -1,0 +1,1 @@
+"""The parts of reinforcement learning: environments, roll-outs, losses, games that are judged."""
