@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import statistics
 import sys
@@ -117,6 +118,7 @@ def interleaved(
     clock: Clock,
     before: Callable[[str], object] | None = None,
     warm_up: int = 2,
+    least: float = 0.0,
 ) -> dict[str, list[float]]:
     """Milliseconds of every run in every round.
 
@@ -129,10 +131,12 @@ def interleaved(
         clock: ``wall``, or ``cpu`` time of the process.
         before: Called with the name before each run, not timed.
         warm_up: Rounds before those that count.
+        least: Milliseconds that a run takes at least: what is shorter is run several times, and its mean counts.
     """
     read = time.perf_counter_ns if clock == "wall" else time.process_time_ns
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
+    repeats = 1
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -143,10 +147,12 @@ def interleaved(
                 if before is not None:
                     before(name)
                 begin = read()
-                runs[name]()
-                took = (read() - begin) / 1e6
-                if round_ >= 0:
-                    times[name].append(took)
+                for _ in range(repeats):
+                    runs[name]()
+                times[name].append((read() - begin) / 1e6 / repeats)
+            if round_ == -1:
+                repeats = max(1, math.ceil(least / max(min(its[-1] for its in times.values()), 1e-6)))
+                times = {name: [] for name in names}
     finally:
         if collecting:
             gc.enable()

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from slimmable.core.model import SlimmableModel
@@ -20,6 +19,7 @@ from slimmable.cost.analytic import activation_bytes, macs, parameters
 from slimmable.errors import ArtifactError, ExtractionError
 from slimmable.export.flat import described, flatten
 from slimmable.export.graph import Graph
+from slimmable.export.store import save_aligned
 from slimmable.record import atomic_path, environment
 from slimmable.runtime.artifact import Artifact, deflated
 from slimmable.runtime.base import Layout, Signature
@@ -164,7 +164,7 @@ def save(path: str | Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]
     text = manifest.to_text()
     metadata = {"format": FORMAT, "manifest": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     with atomic_path(path) as temporary:
-        save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, temporary, metadata)
+        save_aligned(tensors, temporary, metadata)
         if Artifact(temporary).manifest != manifest:
             raise ArtifactError(f"{path}: the description reads back otherwise than it was written")
 

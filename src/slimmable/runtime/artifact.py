@@ -26,8 +26,8 @@ from slimmable.runtime.manifest import FORMAT, Graphs, Manifest, Part, StoredWid
 from slimmable.runtime.parts import Cut, Frame, cut, part_shape, rows, table_size, vectors
 from slimmable.runtime.quantised import QuantisedLayer, layer_tensors
 
-_DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I32": np.int32, "I64": np.int64}
-_DTYPES |= {"U8": np.uint8, "BOOL": np.bool_}
+DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I32": np.int32, "I64": np.int64}
+DTYPES |= {"U8": np.uint8, "BOOL": np.bool_}
 _GRAPH_LIMIT = 1 << 28
 """Bytes of one graph, which holds no weights; those of the largest networks take a hundredth."""
 
@@ -270,7 +270,7 @@ def _mapped(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray], mmap.mma
             if name != "__metadata__":
                 start, end = each["data_offsets"]
                 raw = content[8 + length + start : 8 + length + end]
-                tensors[name] = raw.view(_DTYPES[each["dtype"]]).reshape(each["shape"])
+                tensors[name] = raw.view(DTYPES[each["dtype"]]).reshape(each["shape"])
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read as an artifact: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -11,9 +11,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -153,12 +152,13 @@ class Runtime:
         Raises:
             DeploymentError: The inputs do not fit the network.
         """
-        index = self._active if at is None else self.artifact.index(at)
-        while True:
-            with self._used(index if at is not None else None) as live:
-                if live is not None:
-                    return live.session.run(inputs)
-            self._build(index)
+        index = None if at is None else self.artifact.index(at)
+        while (live := self._entered(index)) is None:
+            self._build(self._active if index is None else index)
+        try:
+            return live.session.run(inputs)
+        finally:
+            self._left(live)
 
     def nbytes(self, width: Width) -> int:
         """Bytes of the tensors of a width."""
@@ -190,24 +190,21 @@ class Runtime:
 
     # ------------------------------------------------------------------------------------------------------ within
 
-    @contextmanager
-    def _used(self, index: int | None) -> Iterator[_Live | None]:
-        """The session of a width (of the active one if None), held open; None where there is none."""
+    def _entered(self, index: int | None) -> _Live | None:
+        """The session of a width (of the active one if None), held open until it is left; None where there is none."""
         with self._lock:
             self._refuse_closed()
             live = self._live.get(self._active if index is None else index)
             if live is not None:
                 live.users += 1
-        try:
-            yield live
-        finally:
-            closing = False
-            if live is not None:
-                with self._lock:
-                    live.users -= 1
-                    closing = live.dropped and live.users == 0
-            if live is not None and closing:
-                self._finish([live])
+            return live
+
+    def _left(self, live: _Live) -> None:
+        with self._lock:
+            live.users -= 1
+            closing = live.dropped and live.users == 0
+        if closing:
+            self._finish([live])
 
     def _switch(self, index: int) -> None:
         if self._wanted == index and not self._closed:

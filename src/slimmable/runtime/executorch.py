@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from slimmable.errors import ArtifactError, MissingDependencyError
+from slimmable.errors import ArtifactError, DeploymentError, MissingDependencyError
 from slimmable.runtime.base import Arrays, Layout, Options, Session, Signature
 from slimmable.runtime.executorch_graph import unpacked
 
@@ -26,7 +26,8 @@ class ExecuTorchBackend:
     ExecuTorch's C++ runtime: :mod:`slimmable.runtime.executorch_graph` says how a ``.pte`` and a ``.ptd`` are made of
     a graph and tensors.
 
-    Its threads are one pool for the whole process, which the last backend made with a number of its own has set.
+    Its threads are one pool for the whole process. Backends that are used at a time have the same number of threads,
+    and modules that were loaded by other means before the first backend may crash: the pool was another one then.
     ExecuTorch writes what goes wrong to the standard error, beside the error that is raised here.
 
     Args:
@@ -34,6 +35,7 @@ class ExecuTorchBackend:
 
     Raises:
         MissingDependencyError: ExecuTorch or PyTorch is not installed.
+        DeploymentError: Sessions of another number of threads are open.
 
     Attributes:
         name: ``executorch``.
@@ -53,7 +55,14 @@ class ExecuTorchBackend:
         self._session = session
         self._read = lru_cache(maxsize=_GRAPHS)(unpacked)
         self._spare: Data | None = None
-        if options.threads and its._threadpool_get_thread_count() != options.threads:
+        found = its._threadpool_get_thread_count()
+        if options.threads and found != options.threads:
+            if session.ALIVE:
+                raise DeploymentError(
+                    f"ExecuTorch has one pool of threads for the process, now {found}, and {len(session.ALIVE)} "
+                    f"sessions use it; expected threads={found}, or 0 for the pool as it is, not {options.threads}; "
+                    "or close what runs first"
+                )
             its._unsafe_reset_threadpool(options.threads)
 
     def prepare(self, graph: bytes) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from slimmable.errors import DeploymentError
 from slimmable.runtime.executorch_graph import Program
 from slimmable.runtime.tensor_inputs import Entry, arrays_if, tensors_of
+
+ALIVE: WeakSet[ExecuTorchSession] = WeakSet()
+"""Sessions that are open."""
 
 
 class Data:
@@ -63,6 +67,7 @@ class ExecuTorchSession:
                 f"standard error. executorch {_version('executorch')} must be one that was built for torch "
                 f"{torch.__version__} (executorch 1.3 for torch 2.12), and not older than the one that exported"
             ) from error
+        ALIVE.add(self)
         if len(found) != program.outputs:
             raise DeploymentError(f"the program has {len(found)} outputs, its description says {program.outputs}")
 
@@ -74,12 +79,12 @@ class ExecuTorchSession:
         """
         its = self._program
         given = tensors_of(inputs, self._entries, batch=None if its.any_batch else its.batch, last=False)
-        pieces = [each.split(its.batch) for each in given]
+        pieces = [given] if len(given[0]) <= its.batch else zip(*(each.split(its.batch) for each in given), strict=True)
         with self._lock:
             if self._data is None:
                 raise DeploymentError("the session is closed; build another one")
             try:
-                parts = [self._outputs(list(part)) for part in zip(*pieces, strict=True)]
+                parts = [self._outputs(list(part)) for part in pieces]
             except RuntimeError as error:
                 raise DeploymentError(
                     f"ExecuTorch fails on these inputs: {str(error).splitlines()[0]}; it has written the reason to the "
@@ -95,6 +100,7 @@ class ExecuTorchSession:
         """Let go of the module, then of its weights."""
         with self._lock:
             data, self._data, self._module = self._data, None, None
+        ALIVE.discard(self)
         if data is not None:
             self._release(data)
 

@@ -18,7 +18,8 @@ from slimmable.core.axes import Axis
 from slimmable.runtime.base import Layout, Order, Work
 from slimmable.runtime.manifest import Dim, Part
 
-_ALIGNMENT = 64
+ALIGNMENT = 64
+"""Bytes of a cache line."""
 
 
 def shape_at(shape: Sequence[Dim], channels: Sequence[int]) -> tuple[int, ...]:
@@ -83,6 +84,8 @@ class Step:
         if len(self.pieces) != 1 or self.pieces[0].scale is not None:
             return None
         view = self.pieces[0].view
+        if view.ctypes.data % ALIGNMENT:  # elsewhere in a cache line, products would be summed in another order
+            return None
         if view.flags.c_contiguous:
             return None if _turns(self.shape, layout.order) else view
         return view if layout.strided and view.ndim == 2 and view.strides[1] == view.itemsize else None
@@ -184,7 +187,7 @@ def cut(
             scale = packed.get(part.name) if source.dtype.kind == "f" else None  # integers have their scales beside
             pieces = tuple(_pieces(part, source, scale, channels, maximum))
         steps.append(Step(part.name, start, end, dtype, shape, pieces))
-        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        start = -(-end // ALIGNMENT) * ALIGNMENT
     return Cut(steps=tuple(steps), nbytes=start)
 
 

@@ -68,6 +68,9 @@ def test_outputs_are_those_of_the_program_with_its_weights_bit_for_bit(written):
         with torch.no_grad():
             torch.testing.assert_close(found[0], module(*inputs), rtol=1e-4, atol=1e-4)
     assert_same(session.run(case.inputs(40))[0][:32], session.run([case.inputs(40)[0][:32]]))
+    with pytest.raises(DeploymentError, match="one pool of threads for the process, now 1, and 1 sessions use it"):
+        ExecuTorchBackend(Options(threads=3))
+    session.close()
 
 
 def test_training_mode_and_what_is_no_tensor_are_refused():
