@@ -1,13 +1,14 @@
 """The task of acting, from its environment to its figures."""
 
 import math
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 import slimmable
-from slimmable.errors import DataError, RecipeError
+from slimmable.errors import DataError, MissingDependencyError, RecipeError
 from slimmable.measure.evaluation import evaluate
 from slimmable.models.policies import vector_policy
 from slimmable.tasks import EnvironmentSettings, PpoSettings, ReinforcementLearningTask
@@ -170,6 +171,22 @@ def test_environments_that_do_not_suit(name, message):
         pytest.importorskip("pygame")
     with pytest.raises(RecipeError, match=message):
         ReinforcementLearningTask(EnvironmentSettings(name=name)).model()
+
+
+@pytest.mark.parametrize("absent", ["gymnasium", "stable_baselines3.common.env_util"])
+def test_what_is_not_installed_is_named(absent, monkeypatch):
+    monkeypatch.delitem(sys.modules, "slimmable.tasks.reinforcement.environments")
+    monkeypatch.setitem(sys.modules, absent, None)
+
+    with pytest.raises(MissingDependencyError, match=rf"needs {absent}, which .*pip install 'slimmable\[reinforcement"):
+        ReinforcementLearningTask().model()
+
+
+def test_atari_games_are_an_extra_of_their_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+
+    with pytest.raises(MissingDependencyError, match=r"pip install 'slimmable\[atari\]'"):
+        ReinforcementLearningTask(EnvironmentSettings(name="BreakoutNoFrameskip-v4", atari=True)).model()
 
 
 def test_a_network_that_returns_something_else_is_refused():
