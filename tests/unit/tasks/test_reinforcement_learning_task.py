@@ -220,12 +220,14 @@ def test_atari_games_are_seen_through_the_standard_wrappers():
     task = ReinforcementLearningTask(environment, ppo=ppo, network="cnn", width=0.25)
 
     assert task.spaces == ((4, 84, 84), ("NOOP", "FIRE", "RIGHT", "LEFT"))
-    [batch] = task.train_batches(task.model(), epoch=0, seed=0)
+    net = task.model()
+    [batch], [again] = (task.train_batches(net, epoch=0, seed=0) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(batch, again, strict=True))
     assert batch.observations.shape == (48, 4, 84, 84)
     assert batch.observations.min() == 0
     assert 100 < batch.observations.max() <= 255
     assert torch.equal(batch.observations, batch.observations.round())
-    [[reward, length]] = task.forward(task.model(), Episodes(0, 1)).tolist()
+    [[reward, length]] = task.forward(net, Episodes(0, 1)).tolist()
     # Five lives, each of which ends an episode of training, but not this one.
     assert length > 100
     assert 0 <= reward == int(reward)
