@@ -30,6 +30,7 @@ from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.methods import Independent, UsNet
 from slimmable.recipes.registry import recipe
+from slimmable.recipes.reinforcement_section import ReinforcementLearningSettings
 from slimmable.record import RunRecord, atomic_write_json, atomic_write_text, environment
 from slimmable.report.chart import line_chart
 from slimmable.tasks import ReinforcementLearningTask
@@ -170,7 +171,9 @@ def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
     minutes = math.inf
     if name == "breakout":
         train_settings = replace(chosen.train, epochs=options.epochs)
-        chosen = chosen.model_copy(update={"train": train_settings, "method": UsNet(n=options.n)})
+        assert isinstance(chosen.task, ReinforcementLearningSettings)
+        task = chosen.task.model_copy(update={"ppo": replace(chosen.task.ppo, kl_weight=options.kl)})
+        chosen = chosen.model_copy(update={"task": task, "train": train_settings, "method": UsNet(n=options.n)})
         minutes = options.minutes
     # The curve is measured here, at more widths than the loop would validate.
     chosen = chosen.model_copy(update={"train": replace(chosen.train, validate_every=chosen.train.epochs)})
@@ -204,6 +207,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=14, help="of Breakout, 16,384 steps each")
     parser.add_argument("--minutes", type=float, default=100.0, help="of Breakout's training, at most")
     parser.add_argument("--n", type=int, default=3, help="widths of a step, of Breakout")
+    parser.add_argument("--kl", type=float, default=1.0, help="weight of the divergence from the widest, of Breakout")
     parser.add_argument("--every", type=int, default=2, help="epochs between points of the curve")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
