@@ -11,8 +11,10 @@ that was stopped goes on where it was: everything is in ``--folder``.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.config import Recipe
 from slimmable.recipes.methods import Independent, UsNet
 from slimmable.recipes.registry import recipe
-from slimmable.record import atomic_write_json, atomic_write_text, environment
+from slimmable.recipes.reinforcement_section import ReinforcementLearningSettings
+from slimmable.record import RunRecord, atomic_write_json, atomic_write_text, environment
 from slimmable.report.chart import line_chart
 from slimmable.tasks import ReinforcementLearningTask
 from slimmable.train import fit
@@ -54,15 +57,26 @@ class Blind(nn.Module):
         return x.new_zeros(len(x), self.actions), x.new_zeros(len(x), 1)
 
 
+class OutOfTime(KeyboardInterrupt):
+    """A run has taken as long as it may."""
+
+
 class Curve:
-    """Mean rewards of validation episodes at some widths, every few epochs, kept in a file."""
+    """Mean rewards of validation episodes at some widths, every few epochs, kept in a file; ends a run in time."""
 
     def __init__(
-        self, net: SlimmableModel, task: ReinforcementLearningTask, path: Path, *, ratios: tuple[float, ...], every: int
+        self,
+        net: SlimmableModel,
+        task: ReinforcementLearningTask,
+        path: Path,
+        *,
+        ratios: tuple[float, ...],
+        every: int,
+        seconds: tuple[float, float],
     ) -> None:
         self.net, self.task, self.path, self.ratios, self.every = net, task, path, ratios, every
         self.points: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-        self.seconds = self.points[-1]["seconds"] if self.points else 0.0
+        self.seconds, self.most = seconds
 
     def epoch_started(self, epoch: int, *, steps: int) -> None:
         """Nothing to note."""
@@ -73,17 +87,21 @@ class Curve:
     def epoch_done(self, entry: Mapping[str, Any]) -> None:
         """Play, if it is time to."""
         self.seconds += entry["seconds"]
-        if entry["epoch"] % self.every:
-            return
+        if entry["epoch"] % self.every == 0:
+            self._play(entry["epoch"])
+        if self.seconds >= self.most:
+            raise OutOfTime
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _play(self, epoch: int) -> None:
         figures = figures_at(self.net, self.task, self.ratios, batches=self.task.validation_batches())
-        steps = entry["epoch"] * steps_of_an_epoch(self.task)
+        steps = epoch * steps_of_an_epoch(self.task)
         rewards = {ratio: each["mean_reward"] for ratio, each in figures.items()}
         self.points.append({"steps": steps, "seconds": self.seconds, "rewards": rewards})
         atomic_write_json(self.path, self.points)
         console.print(f"{steps:>9,} steps, {self.seconds:.0f} s:", *(f"{each:8.1f}" for each in rewards.values()))
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def steps_of_an_epoch(task: ReinforcementLearningTask) -> int:
@@ -100,20 +118,31 @@ def figures_at(
     return dict(zip(map(str, ratios), found, strict=True))
 
 
-def train(chosen: Recipe, folder: Path, *, ratios: tuple[float, ...], every: int) -> dict[str, Any]:
+def taken(folder: Path) -> float:
+    """Seconds that a run has taken so far."""
+    path = folder / "record.json"
+    return sum(float(str(entry["seconds"])) for entry in RunRecord.load(path).history) if path.exists() else 0.0
+
+
+def train(
+    chosen: Recipe, folder: Path, *, ratios: tuple[float, ...], every: int, minutes: float = math.inf
+) -> dict[str, Any]:
     """Train by a recipe, or go on with it: the curve, how fast it went, and test episodes."""
     task = chosen.task.build()
     assert isinstance(task, ReinforcementLearningTask)
     net = new_network(chosen, task)
-    curve = Curve(net, task, folder / "curve.json", ratios=ratios, every=every)
+    past, most = taken(folder), 60 * minutes
+    curve = Curve(net, task, folder / "curve.json", ratios=ratios, every=every, seconds=(past, most))
     choice = sampler(chosen, net, steps_per_epoch=task.ppo.updates(parallel=task.environment.parallel))
-    record = fit(net, task, sampler=choice, settings=chosen.train, folder=folder, resume=True, observers=[curve])
+    if past < most:
+        with suppress(OutOfTime):
+            fit(net, task, sampler=choice, settings=chosen.train, folder=folder, resume=True, observers=[curve])
     load_trained(net, folder / "last.safetensors")
-    seconds = sum(float(str(entry["seconds"])) for entry in record.history)
-    steps = chosen.train.epochs * steps_of_an_epoch(task)
+    seconds, epochs = taken(folder), len(RunRecord.load(folder / "record.json").history)
+    steps = epochs * steps_of_an_epoch(task)
     tested = SEVEN if len(ratios) > 1 else ratios
     return {
-        "epochs": chosen.train.epochs,
+        "epochs": epochs,
         "steps": steps,
         "seconds": seconds,
         "steps_per_second": steps / seconds,
@@ -139,9 +168,13 @@ def blind(chosen: Recipe) -> dict[str, float]:
 def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Everything of one environment."""
     chosen = recipe(f"reinforcement-learning/{name}")
+    minutes = math.inf
     if name == "breakout":
         train_settings = replace(chosen.train, epochs=options.epochs)
-        chosen = chosen.model_copy(update={"train": train_settings, "method": UsNet(n=options.n)})
+        assert isinstance(chosen.task, ReinforcementLearningSettings)
+        task = chosen.task.model_copy(update={"ppo": replace(chosen.task.ppo, kl_weight=options.kl)})
+        chosen = chosen.model_copy(update={"task": task, "train": train_settings, "method": UsNet(n=options.n)})
+        minutes = options.minutes
     # The curve is measured here, at more widths than the loop would validate.
     chosen = chosen.model_copy(update={"train": replace(chosen.train, validate_every=chosen.train.epochs)})
     console.rule(name)
@@ -150,7 +183,7 @@ def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "recipe": chosen.model_dump(mode="json"),
         "solved": SOLVED.get(name),
         "blind": blind(chosen),
-        "shared": train(chosen, options.folder / name, ratios=RATIOS, every=options.every),
+        "shared": train(chosen, options.folder / name, ratios=RATIOS, every=options.every, minutes=minutes),
     }
     if name == "cartpole":
         found["independent"] = {
@@ -172,7 +205,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["cartpole", "acrobot"], help="cartpole, acrobot, breakout")
     parser.add_argument("--folder", type=Path, default=Path("runs/reinforcement-learning"))
     parser.add_argument("--epochs", type=int, default=14, help="of Breakout, 16,384 steps each")
+    parser.add_argument("--minutes", type=float, default=100.0, help="of Breakout's training, at most")
     parser.add_argument("--n", type=int, default=3, help="widths of a step, of Breakout")
+    parser.add_argument("--kl", type=float, default=1.0, help="weight of the divergence from the widest, of Breakout")
     parser.add_argument("--every", type=int, default=2, help="epochs between points of the curve")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -1,13 +1,14 @@
 """The task of acting, from its environment to its figures."""
 
 import math
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 import slimmable
-from slimmable.errors import DataError, RecipeError
+from slimmable.errors import DataError, MissingDependencyError, RecipeError
 from slimmable.measure.evaluation import evaluate
 from slimmable.models.policies import vector_policy
 from slimmable.tasks import EnvironmentSettings, PpoSettings, ReinforcementLearningTask
@@ -172,6 +173,22 @@ def test_environments_that_do_not_suit(name, message):
         ReinforcementLearningTask(EnvironmentSettings(name=name)).model()
 
 
+@pytest.mark.parametrize("absent", ["gymnasium", "stable_baselines3.common.env_util"])
+def test_what_is_not_installed_is_named(absent, monkeypatch):
+    monkeypatch.delitem(sys.modules, "slimmable.tasks.reinforcement.environments")
+    monkeypatch.setitem(sys.modules, absent, None)
+
+    with pytest.raises(MissingDependencyError, match=rf"needs {absent}, which .*pip install 'slimmable\[reinforcement"):
+        ReinforcementLearningTask().model()
+
+
+def test_atari_games_are_an_extra_of_their_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+
+    with pytest.raises(MissingDependencyError, match=r"pip install 'slimmable\[atari\]'"):
+        ReinforcementLearningTask(EnvironmentSettings(name="BreakoutNoFrameskip-v4", atari=True)).model()
+
+
 def test_a_network_that_returns_something_else_is_refused():
     task = task_of(network=lambda: nn.Linear(3, 2))
     batch = next(iter(task_of().train_batches(Stubborn(0), epoch=0, seed=0)))
@@ -203,12 +220,14 @@ def test_atari_games_are_seen_through_the_standard_wrappers():
     task = ReinforcementLearningTask(environment, ppo=ppo, network="cnn", width=0.25)
 
     assert task.spaces == ((4, 84, 84), ("NOOP", "FIRE", "RIGHT", "LEFT"))
-    [batch] = task.train_batches(task.model(), epoch=0, seed=0)
+    net = task.model()
+    [batch], [again] = (task.train_batches(net, epoch=0, seed=0) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(batch, again, strict=True))
     assert batch.observations.shape == (48, 4, 84, 84)
     assert batch.observations.min() == 0
     assert 100 < batch.observations.max() <= 255
     assert torch.equal(batch.observations, batch.observations.round())
-    [[reward, length]] = task.forward(task.model(), Episodes(0, 1)).tolist()
+    [[reward, length]] = task.forward(net, Episodes(0, 1)).tolist()
     # Five lives, each of which ends an episode of training, but not this one.
     assert length > 100
     assert 0 <= reward == int(reward)
