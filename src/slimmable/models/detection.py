@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import detection
@@ -111,15 +110,16 @@ class DetectionNet(nn.Module):
         detector: Any = self.detector
         features = detector.backbone(images_BCHW)
         maps = list(features.values())
-        if not isinstance(detector, detection.FasterRCNN):
+        kind = type(self.detector)
+        if not issubclass(kind, detection.FasterRCNN):
             return tuple(detector.head(maps).values())
         scores, offsets = detector.rpn.head(maps)
         heads, finest = detector.roi_heads, maps[0]
         found = [*scores, *offsets]
         found += heads.box_predictor(heads.box_head(_region(finest, heads.box_roi_pool)))
-        if isinstance(detector, detection.MaskRCNN):
+        if issubclass(kind, detection.MaskRCNN):
             found.append(heads.mask_predictor(heads.mask_head(_region(finest, heads.mask_roi_pool))))
-        if isinstance(detector, detection.KeypointRCNN):
+        if issubclass(kind, detection.KeypointRCNN):
             found.append(heads.keypoint_predictor(heads.keypoint_head(_region(finest, heads.keypoint_roi_pool))))
         return tuple(found)
 
@@ -127,8 +127,8 @@ class DetectionNet(nn.Module):
 class _KeypointPredictor(KeypointRCNNPredictor):
     """torchvision's loss views the maps in rows, which those of a network in channels-last format do not allow."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return super().forward(x_BCHW).contiguous()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).contiguous()
 
 
 def _region(features_BCHW: Tensor, pool: Any) -> Tensor:
@@ -210,7 +210,7 @@ def _retinanet(body: nn.Module, labels: int, size: DetectorSize, common: dict[st
     head = detection.retinanet.RetinaNetHead(size.neck, anchors.num_anchors_per_location()[0], labels)
     if size.head_layers is not None:
         for part in (head.classification_head, head.regression_head):
-            part.conv = part.conv[: size.head_layers]
+            part.conv = nn.Sequential(*list(part.conv)[: size.head_layers])
     return detection.RetinaNet(body, labels, anchor_generator=anchors, head=head, **common)
 
 

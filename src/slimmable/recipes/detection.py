@@ -64,8 +64,8 @@ def coco_faster_rcnn() -> Recipe:
 
     Switches 0.25, 0.5, 0.75 and 1, all in every step, gradients summed and clipped at 35; the backbone's batch norms
     are those that ``imagenet/s-net-resnet50`` ends with, frozen; SGD with 0.02, a tenth after 8 and after 11 of 12
-    epochs, warm-up of 500 steps, weight decay 1e-4, 16 images a step, no distillation [1]. The run on ImageNet is looked
-    for in ``runs/imagenet-s-net-resnet50``. Without one, from torchvision's weights of the widest network, whose
+    epochs, warm-up of 500 steps, weight decay 1e-4, 16 images a step, no distillation [1]. The run on ImageNet is
+    looked for in ``runs/imagenet-s-net-resnet50``. Without one, from torchvision's weights of the widest network, whose
     statistics are measured for every switch: ``start=null task.network.pretrained=true``.
     """
     return _coco("detection", "faster_rcnn")

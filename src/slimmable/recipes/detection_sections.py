@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -100,4 +100,4 @@ class DetectionSettings(Section):
         return of_this_size.build().network_of(len(facts.classes))
 
     def preprocessing(self, facts: NetworkFacts) -> None:
-        """None: what goes before and after the network is more than its graph, see :mod:`slimmable.models.detection`."""
+        """None: what goes before and after the network is more than its graph."""

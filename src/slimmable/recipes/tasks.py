@@ -206,10 +206,7 @@ class SuperResolutionSettings(Section):
 
 def _kind(value: Any) -> str | None:
     """The kind that a section names; one that names none is of classification, the only one there was once."""
-    if isinstance(value, dict):
-        kind = value.get("kind", "classification")
-    else:
-        kind = getattr(value, "kind", None)
+    kind = value.get("kind", "classification") if isinstance(value, dict) else getattr(value, "kind", None)
     return "detection" if kind in get_args(DetectionKind) else kind
 
 

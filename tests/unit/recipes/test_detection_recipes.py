@@ -89,7 +89,10 @@ def _named(widths):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["task.kind=keypoints"], "task.network.name is faster_rcnn, which does not do keypoints; expected keypoint_rcnn"),
+        (
+            ["task.kind=keypoints"],
+            "task.network.name is faster_rcnn, which does not do keypoints; expected keypoint_rcnn",
+        ),
         (["task.network.name=yolo"], "task.network.name is 'yolo'"),
         (["task.network.size.necks=8"], "unknown key task.network.size.necks"),
         (["task.data.size=8"], "SceneSettings.size is 8"),

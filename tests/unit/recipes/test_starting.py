@@ -86,7 +86,9 @@ def test_frozen_norms_are_told_and_need_switches():
     assert not net.training
     assert not holds_statistics(detector("calibrated"))
     found = read_recipe("detection/smoke", [*TINY, "task.network.norm=frozen", "method.kind=us-net", "calibration={}"])
-    with pytest.raises(RecipeError, match="expected method.kind=s-net or independent, or task.network.norm=calibrated"):
+    with pytest.raises(
+        RecipeError, match=r"expected method.kind=s-net or independent, or task.network.norm=calibrated"
+    ):
         holds_statistics(new_network(found, found.task.build()))
 
 

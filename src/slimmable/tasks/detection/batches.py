@@ -86,7 +86,7 @@ class WholeScenes:
     device: torch.device
 
     def __len__(self) -> int:
-        return -(-len(self.scenes) // self.batch_size)
+        return (len(self.scenes) + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[SceneBatch]:
         chosen = _Chosen(self.scenes, list(range(len(self.scenes))), None, ())

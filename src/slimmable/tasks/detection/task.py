@@ -59,7 +59,8 @@ class DetectionTask:
         Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 4.3.
 
     >>> data = SceneSettings(size=64, batch_size=2, train_images=2)
-    >>> task = DetectionTask("detection", data, network="fcos", backbone="resnet10", size=DetectorSize(width=0.25, neck=32))
+    >>> size = DetectorSize(width=0.25, neck=32)
+    >>> task = DetectionTask("detection", data, network="fcos", backbone="resnet10", size=size)
     >>> batch = next(iter(task.train_batches(task.model(), epoch=0, seed=0)))
     >>> len(batch.images), task.loss(task.forward(task.model(), batch), batch).shape
     (2, torch.Size([]))

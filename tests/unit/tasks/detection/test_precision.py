@@ -56,7 +56,9 @@ def random_object(random, label):
     across, down = random.uniform(4, SIDE / 2, 2)
     mask = np.zeros((SIDE, SIDE), bool)
     mask[int(top) : int(top + down) + 1, int(left) : int(left + across) + 1] = True
-    points = np.column_stack([random.uniform(left, left + across, POINTS), random.uniform(top, top + down, POINTS), [2.0, 2.0, 1.0]])
+    points = np.column_stack(
+        [random.uniform(left, left + across, POINTS), random.uniform(top, top + down, POINTS), [2.0, 2.0, 1.0]]
+    )
     box = [left, top, left + across, top + down]
     return {"label": label, "box": box, "mask": mask, "points": points, "area": float(mask.sum())}
 
