@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from slimmable.errors import DataError, RecipeError
-from slimmable.models.detection import DetectorName, DetectorSize, NormKind
+from slimmable.models.vision_options import DetectorName, DetectorSize, NormKind
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
 from slimmable.tasks.detection.scenes import POINTS

@@ -1,8 +1,23 @@
 """What networks learn: data, losses and metrics, each problem behind the protocol of ``slimmable.train.task``."""
 
 from slimmable.tasks.classification import ClassificationTask
+from slimmable.tasks.detection.settings import SceneSettings
+from slimmable.tasks.detection.shapes import write_shapes
+from slimmable.tasks.detection.task import DetectionTask
 from slimmable.tasks.images.settings import ImageDataSettings
 from slimmable.tasks.patches.settings import PatchDataSettings
+from slimmable.tasks.segmentation.settings import LabelMapSettings
+from slimmable.tasks.segmentation.task import SegmentationTask
 from slimmable.tasks.super_resolution import SuperResolutionTask
 
-__all__ = ["ClassificationTask", "ImageDataSettings", "PatchDataSettings", "SuperResolutionTask"]
+__all__ = [
+    "ClassificationTask",
+    "DetectionTask",
+    "ImageDataSettings",
+    "LabelMapSettings",
+    "PatchDataSettings",
+    "SceneSettings",
+    "SegmentationTask",
+    "SuperResolutionTask",
+    "write_shapes",
+]

@@ -6,8 +6,9 @@ from torchvision.models import detection
 
 from slimmable import convert
 from slimmable.errors import RecipeError
-from slimmable.models.detection import DetectionNet, DetectorSize, build_detector
+from slimmable.models.detection import DetectionNet, build_detector
 from slimmable.models.pyramids import BACKBONES, stages
+from slimmable.models.vision_options import DetectorSize
 from slimmable.recipes.detection import DENSE, TWO_STAGE
 
 SMALL = DetectorSize(width=0.25, neck=32, head=32, head_layers=1, anchor=8, proposals=40, samples=16)

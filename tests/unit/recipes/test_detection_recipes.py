@@ -1,6 +1,8 @@
 """Recipes of detection and segmentation: the paper's settings, and one step of them at full size."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,3 +130,24 @@ def test_a_run_comes_back_without_its_data(name, changes, tmp_path):
     assert "data" not in manifest["task"]
     plain = open_subnetwork(tmp_path / "half")
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+
+
+def test_recipes_need_no_torchvision_until_a_network_is_built():
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from slimmable.recipes import RECIPES, recipe\n"
+        "tasks = [recipe(name).task.build() for name in RECIPES if name.endswith('/smoke')]\n"
+        "for task in tasks:\n"
+        "    try:\n"
+        "        task.network_of(1)\n"
+        "    except AttributeError:\n"
+        "        pass\n"
+        "    except ImportError as error:\n"
+        "        print(error)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert all("torchvision's, which is not installed: pip install 'slimmable[detection]'" in line for line in lines)

@@ -7,7 +7,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from slimmable import calibrate, convert
 from slimmable.errors import CheckpointError, RecipeError
-from slimmable.models.detection import DetectorSize, build_detector
+from slimmable.models.detection import build_detector
+from slimmable.models.vision_options import DetectorSize
 from slimmable.recipes import read_recipe, run
 from slimmable.recipes.building import new_network
 from slimmable.recipes.detection import DENSE

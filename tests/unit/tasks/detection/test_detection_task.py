@@ -5,7 +5,7 @@ import torch
 
 from slimmable import convert
 from slimmable.errors import DataError, RecipeError
-from slimmable.models.detection import DetectorSize
+from slimmable.models.vision_options import DetectorSize
 from slimmable.recipes.detection import TWO_STAGE
 from slimmable.tasks.detection.settings import SceneSettings
 from slimmable.tasks.detection.shapes import write_shapes
