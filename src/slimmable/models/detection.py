@@ -134,7 +134,7 @@ def build_detector(
 
     >>> import torch
     >>> net = build_detector("fcos", classes=2, backbone="resnet10", size=DetectorSize(width=0.25, neck=32))
-    >>> [tuple(each.shape[1:]) for each in net(torch.zeros(1, 3, 64, 64))]
+    >>> [tuple(each.shape[1:]) for each in net(torch.zeros(2, 3, 64, 64))]
     [(86, 3), (86, 4), (86, 1)]
     """
     if name not in get_args(DetectorName):
