@@ -2,10 +2,11 @@
 
 Each recipe is trained in a folder of its own and evaluated on its 100 test images; nothing is downloaded. Figures,
 costs, the time it took (on the wall, and of the processor, which other programs do not change) and the environment are
-written as JSON after every recipe.
+written as JSON after every recipe; what the file says of other recipes stays.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from slimmable.record import atomic_write_json, environment
 
 KINDS = ("detection", "instance-segmentation", "keypoints", "segmentation")
 SHOWN = ("ap", "ap50", "mask_ap50", "keypoint_ap50", "miou")
+PACKAGES = ("torch", "torchvision", "faster-coco-eval", "numpy")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "detection.json"
 
 console = Console()
@@ -37,6 +39,7 @@ def measured(kind: str, folder: Path) -> dict[str, Any]:
         "epochs": chosen.train.epochs,
         "seconds": round(time.perf_counter() - wall, 1),
         "processor_seconds": round(time.process_time() - processor, 1),
+        "environment": environment(packages=PACKAGES, device="cpu", threads=torch.get_num_threads()),
         "widths": [
             {"ratio": float(row.label), "figures": row.figures, "macs": row.macs, "parameters": row.parameters}
             for row in rows
@@ -69,13 +72,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"), help="where the runs are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to write")
     options = parser.parse_args()
-    results: list[dict[str, Any]] = []
+    results: dict[str, dict[str, Any]] = {}
+    if options.results.exists():
+        results = {each["recipe"]: each for each in json.loads(options.results.read_text(encoding="utf-8"))["tasks"]}
     for kind in options.kinds:
-        results.append(measured(kind, options.folder))
-        packages = ("torch", "torchvision", "faster-coco-eval", "numpy")
-        where = environment(packages=packages, device="cpu", threads=torch.get_num_threads())
-        atomic_write_json(options.results, {"schema": 1, "environment": where, "tasks": results})
-    show(results)
+        found = measured(kind, options.folder)
+        results[found["recipe"]] = found
+        atomic_write_json(options.results, {"schema": 1, "tasks": list(results.values())})
+    show([results[f"{kind}/shapes"] for kind in options.kinds])
 
 
 if __name__ == "__main__":
