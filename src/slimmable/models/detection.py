@@ -1,8 +1,7 @@
 """Detectors of torchvision that can be slimmed: backbone, feature pyramid and heads, at the size a recipe asks for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,46 +15,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from slimmable.errors import RecipeError
 from slimmable.models.pyramids import pyramid
+from slimmable.models.vision_options import DEVIATION, MEAN, DetectorName, DetectorSize, NormKind
 
-DetectorName = Literal["faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos"]
-NormKind = Literal["frozen", "calibrated"]
-
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours, as torchvision's published weights take them."""
 _FCOS_GROUPS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorSize:
-    """How large a detector is; the defaults are torchvision's.
-
-    Attributes:
-        width: Multiplier of the backbone's channel counts before conversion.
-        neck: Channels of the feature pyramid.
-        head: Features of the box head.
-        head_layers: Convolutions of the mask or keypoint head, or of each head of a dense detector; None is
-            torchvision's number.
-        anchor: Side in pixels of the smallest anchors; every level doubles it. FCOS has none.
-        proposals: Regions of an image that the box head looks at; twice as many compete in training.
-        samples: Of those, regions that it learns from, at most.
-    """
-
-    width: float = 1.0
-    neck: int = 256
-    head: int = 1024
-    head_layers: int | None = None
-    anchor: int = 32
-    proposals: int = 1000
-    samples: int = 512
-
-    def __post_init__(self) -> None:
-        for key in ("neck", "head", "anchor", "proposals", "samples"):
-            if getattr(self, key) < 1:
-                raise RecipeError(f"DetectorSize.{key} is {getattr(self, key)}; expected at least 1")
-        if self.width <= 0:
-            raise RecipeError(f"DetectorSize.width is {self.width}; expected a number above 0")
-        if self.head_layers is not None and self.head_layers < 1:
-            raise RecipeError(f"DetectorSize.head_layers is {self.head_layers}; expected at least 1, or None")
 
 
 class DetectionNet(nn.Module):
@@ -110,15 +72,16 @@ class DetectionNet(nn.Module):
         detector: Any = self.detector
         features = detector.backbone(images_BCHW)
         maps = list(features.values())
-        if not isinstance(detector, detection.FasterRCNN):
+        kind = type(self.detector)
+        if not issubclass(kind, detection.FasterRCNN):
             return tuple(detector.head(maps).values())
         scores, offsets = detector.rpn.head(maps)
         heads, finest = detector.roi_heads, maps[0]
         found = [*scores, *offsets]
         found += heads.box_predictor(heads.box_head(_region(finest, heads.box_roi_pool)))
-        if isinstance(detector, detection.MaskRCNN):
+        if issubclass(kind, detection.MaskRCNN):
             found.append(heads.mask_predictor(heads.mask_head(_region(finest, heads.mask_roi_pool))))
-        if isinstance(detector, detection.KeypointRCNN):
+        if issubclass(kind, detection.KeypointRCNN):
             found.append(heads.keypoint_predictor(heads.keypoint_head(_region(finest, heads.keypoint_roi_pool))))
         return tuple(found)
 
@@ -126,8 +89,8 @@ class DetectionNet(nn.Module):
 class _KeypointPredictor(KeypointRCNNPredictor):
     """torchvision's loss views the maps in rows, which those of a network in channels-last format do not allow."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return super().forward(x_BCHW).contiguous()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).contiguous()
 
 
 def _region(features_BCHW: Tensor, pool: Any) -> Tensor:
@@ -169,8 +132,9 @@ def build_detector(
     Raises:
         RecipeError: A name is unknown, or a number out of its range.
 
+    >>> import torch
     >>> net = build_detector("fcos", classes=2, backbone="resnet10", size=DetectorSize(width=0.25, neck=32))
-    >>> [tuple(each.shape[1:]) for each in net(torch.zeros(1, 3, 64, 64))]
+    >>> [tuple(each.shape[1:]) for each in net(torch.zeros(2, 3, 64, 64))]
     [(86, 3), (86, 4), (86, 1)]
     """
     if name not in get_args(DetectorName):
@@ -209,7 +173,7 @@ def _retinanet(body: nn.Module, labels: int, size: DetectorSize, common: dict[st
     head = detection.retinanet.RetinaNetHead(size.neck, anchors.num_anchors_per_location()[0], labels)
     if size.head_layers is not None:
         for part in (head.classification_head, head.regression_head):
-            part.conv = part.conv[: size.head_layers]
+            part.conv = nn.Sequential(*list(part.conv)[: size.head_layers])
     return detection.RetinaNet(body, labels, anchor_generator=anchors, head=head, **common)
 
 

@@ -35,6 +35,7 @@ BACKBONES = (*_DEPTHS, *_MOBILE)
 """Names of all backbones."""
 
 STRIDES = (4, 8, 16, 32)
+_PUBLISHED = "IMAGENET1K_V1"
 
 
 class _ScaledResNet(ResNet):
@@ -69,7 +70,7 @@ def stages(name: str, *, width: float = 1.0, pretrained: bool = False, dilated: 
         raise RecipeError(f"there is no backbone {name!r}; expected one of {', '.join(BACKBONES)}")
     if pretrained and (width != 1 or name == "resnet10"):
         raise RecipeError(f"there are no published weights of {name} at width {width}; set pretrained=false or width=1")
-    weights = models.get_model_weights(name).get_state_dict(progress=False) if pretrained else None
+    weights = models.get_model_weights(name)[_PUBLISHED].get_state_dict(progress=False) if pretrained else None
     if name in _DEPTHS:
         block, layers = _DEPTHS[name]
         body: nn.Module = _ScaledResNet(

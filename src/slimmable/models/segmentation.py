@@ -1,6 +1,6 @@
 """torchvision's segmentation networks on any backbone of :mod:`slimmable.models.pyramids`."""
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
@@ -10,8 +10,7 @@ from torchvision.models.segmentation.fcn import FCN, FCNHead
 
 from slimmable.errors import RecipeError
 from slimmable.models.pyramids import channels_of, stages
-
-SegmenterName = Literal["deeplabv3", "fcn", "lraspp"]
+from slimmable.models.vision_options import SegmenterName
 
 _DILATED = ("resnet50", "resnet101")
 """ResNets whose blocks torchvision can dilate."""

@@ -11,7 +11,7 @@ References:
 
 from dataclasses import replace
 
-from slimmable.models.detection import DetectorName, DetectorSize
+from slimmable.models.vision_options import DetectorName, DetectorSize
 from slimmable.recipes.config import ConversionSettings, Recipe
 from slimmable.recipes.detection_sections import DetectionSettings, DetectorSettings
 from slimmable.recipes.methods import SNet
@@ -31,7 +31,7 @@ CLIP = 35.0
 
 def detection_shapes() -> Recipe:
     """S-Net, Faster R-CNN on a small ResNet, drawn shapes: minutes on a CPU."""
-    return _shapes("detection", epochs=12)
+    return _shapes("detection")
 
 
 def detection_smoke() -> Recipe:
@@ -41,7 +41,7 @@ def detection_smoke() -> Recipe:
 
 def masks_shapes() -> Recipe:
     """S-Net, Mask R-CNN on a small ResNet, drawn shapes: minutes on a CPU."""
-    return _shapes("instance-segmentation", epochs=8)
+    return _shapes("instance-segmentation")
 
 
 def masks_smoke() -> Recipe:
@@ -51,7 +51,7 @@ def masks_smoke() -> Recipe:
 
 def keypoints_shapes() -> Recipe:
     """S-Net, Keypoint R-CNN on a small ResNet, drawn arrows: minutes on a CPU."""
-    return _shapes("keypoints", epochs=8)
+    return _shapes("keypoints")
 
 
 def keypoints_smoke() -> Recipe:
@@ -64,8 +64,8 @@ def coco_faster_rcnn() -> Recipe:
 
     Switches 0.25, 0.5, 0.75 and 1, all in every step, gradients summed and clipped at 35; the backbone's batch norms
     are those that ``imagenet/s-net-resnet50`` ends with, frozen; SGD with 0.02, a tenth after 8 and after 11 of 12
-    epochs, warm-up of 500 steps, weight decay 1e-4, 16 images a step, no distillation [1]. The run on ImageNet is looked
-    for in ``runs/imagenet-s-net-resnet50``. Without one, from torchvision's weights of the widest network, whose
+    epochs, warm-up of 500 steps, weight decay 1e-4, 16 images a step, no distillation [1]. The run on ImageNet is
+    looked for in ``runs/imagenet-s-net-resnet50``. Without one, from torchvision's weights of the widest network, whose
     statistics are measured for every switch: ``start=null task.network.pretrained=true``.
     """
     return _coco("detection", "faster_rcnn")
@@ -103,7 +103,7 @@ def coco_keypoint_rcnn() -> Recipe:
     return _coco("keypoints", "keypoint_rcnn")
 
 
-def _shapes(kind: DetectionKind, *, epochs: int) -> Recipe:
+def _shapes(kind: DetectionKind) -> Recipe:
     size = DetectorSize(width=0.5, neck=32, head=128, head_layers=2, anchor=16, proposals=100, samples=32)
     name = DETECTORS[kind][0]
     return Recipe(
@@ -115,7 +115,7 @@ def _shapes(kind: DetectionKind, *, epochs: int) -> Recipe:
         convert=ConversionSettings(exclude=TWO_STAGE),
         method=SNet(),
         train=TrainSettings(
-            epochs=epochs,
+            epochs=8,
             lr=1e-3,
             schedule=Cosine(),
             warmup_epochs=1,

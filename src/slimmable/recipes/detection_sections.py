@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 from torch import nn
 
-from slimmable.errors import RecipeError
-from slimmable.models.detection import DetectorName, DetectorSize, NormKind
+from slimmable.errors import DataError, RecipeError
+from slimmable.models.vision_options import DetectorName, DetectorSize, NormKind
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
 from slimmable.tasks.detection.scenes import POINTS
@@ -87,13 +87,17 @@ class DetectionSettings(Section):
         )
 
     def facts(self, task: Task) -> NetworkFacts:
-        """The categories and the size of the example."""
+        """The categories, the size of the example, and what images are resized to."""
         assert isinstance(task, DetectionTask)
-        return NetworkFacts.of(task, classes=task.classes)
+        return NetworkFacts.of(task, classes=task.classes, resize=self.data.image_size)
 
     def plain_network(self, facts: NetworkFacts) -> nn.Module:
-        """A detector of as many categories."""
-        return self.build().network_of(len(facts.classes))
+        """A detector of as many categories, for images of these sizes."""
+        if len(facts.resize) != 2:
+            raise DataError(f"the network's facts have resize {facts.resize}; expected the sides images are resized to")
+        size, max_size = facts.resize
+        of_this_size = self.model_copy(update={"data": replace(self.data, size=size, max_size=max_size)})
+        return of_this_size.build().network_of(len(facts.classes))
 
     def preprocessing(self, facts: NetworkFacts) -> None:
-        """None: what goes before and after the network is more than its graph, see :mod:`slimmable.models.detection`."""
+        """None: what goes before and after the network is more than its graph."""

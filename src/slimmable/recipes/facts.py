@@ -20,16 +20,19 @@ class NetworkFacts:
     Attributes:
         input_size: Size of one input, without the batch.
         classes: What its outputs tell apart, by label; empty where it tells nothing apart.
+        resize: Shorter side that images are resized to, and limit of the longer one; empty where the network takes
+            images as they are.
     """
 
     input_size: tuple[int, ...]
     classes: tuple[str, ...] = ()
+    resize: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, task: Task, *, classes: tuple[str, ...] = ()) -> Self:
+    def of(cls, task: Task, *, classes: tuple[str, ...] = (), resize: tuple[int, ...] = ()) -> Self:
         """The facts of a task; its data may be read."""
         [example] = task.example_inputs()
-        return cls(input_size=tuple(example.shape[1:]), classes=classes)
+        return cls(input_size=tuple(example.shape[1:]), classes=classes, resize=resize)
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -39,8 +42,8 @@ class NetworkFacts:
             DataError: The value has another form.
         """
         try:
-            classes = value.get("classes", ())
-            return cls(classes=tuple(map(str, classes)), input_size=tuple(map(int, value["input_size"])))
+            size, resize = (tuple(map(int, each)) for each in (value["input_size"], value.get("resize", ())))
+            return cls(input_size=size, classes=tuple(map(str, value.get("classes", ()))), resize=resize)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{value!r} does not describe a network; expected input_size, and maybe classes") from error
 

@@ -1,7 +1,7 @@
 """Every pixel named: torchvision's networks on Pascal VOC, and a small one on shapes that are drawn.
 
-VOC is looked for in ``data/voc``: ``VOCdevkit/VOC2012`` as it is unpacked; ``task.data.root=FOLDER`` looks elsewhere, in
-any folder of images and label maps, or in COCO's format.
+VOC is looked for in ``data/voc``: ``VOCdevkit/VOC2012`` as it is unpacked; ``task.data.root=FOLDER`` looks elsewhere,
+in any folder of images and label maps, or in COCO's format.
 """
 
 from slimmable.recipes.config import CalibrationSettings, EvaluationSettings, Recipe
@@ -24,8 +24,8 @@ def smoke() -> Recipe:
 def voc_deeplabv3() -> Recipe:
     """US-Net, DeepLabV3 on ResNet-50 and Pascal VOC.
 
-    As torchvision trains its own: squares of 480 pixels of images scaled by 0.5 to 2, SGD with 0.01 falling to 0, weight
-    decay 1e-4, 50 epochs (30 on COCO there), a second head; the widest width starts from ImageNet.
+    As torchvision trains its own on COCO, for longer: squares of 480 pixels of images scaled by 0.5 to 2, SGD with
+    0.01, which falls to 0, weight decay 1e-4, a second head. Weights start from ImageNet's of the widest network.
     """
     return _voc(SegmenterSettings(name="deeplabv3", backbone="resnet50", pretrained=True))
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 from torch import nn
 
-from slimmable.models.detection import DEVIATION, MEAN
-from slimmable.models.segmentation import SegmenterName
+from slimmable.models.vision_options import DEVIATION, MEAN, SegmenterName
 from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.methods import Section
 from slimmable.tasks.segmentation.settings import LabelMapSettings

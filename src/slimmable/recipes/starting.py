@@ -58,9 +58,8 @@ def take_over(
             if own is None or other is None or place is None:
                 continue
             names = ("mean", "var", "count", "weight", "bias")
-            _copy(
-                *({name: each.value(at, name) for name in names} for each, at in ((own, i), (other, place))), settings
-            )
+            here = {name: own.value(i, name) for name in names}
+            _copy(here, {name: other.value(place, name) for name in names}, settings)
 
 
 def _copy(ours: Mapping[str, Any], theirs: Mapping[str, Any], settings: StartSettings) -> int:
@@ -71,8 +70,8 @@ def _copy(ours: Mapping[str, Any], theirs: Mapping[str, Any], settings: StartSet
             continue
         if value.shape != target.shape:
             raise CheckpointError(
-                f"{name} is {tuple(value.shape)} in {settings.run}, here it is {tuple(target.shape)}; expected a run of "
-                "the same network at the same width before conversion"
+                f"{name} is {tuple(value.shape)} in {settings.run}, here it is {tuple(target.shape)}; expected a run "
+                "of the same network at the same width before conversion"
             )
         with torch.no_grad():
             target.copy_(value)

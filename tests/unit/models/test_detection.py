@@ -6,8 +6,9 @@ from torchvision.models import detection
 
 from slimmable import convert
 from slimmable.errors import RecipeError
-from slimmable.models.detection import DetectionNet, DetectorSize, build_detector
+from slimmable.models.detection import DetectionNet, build_detector
 from slimmable.models.pyramids import BACKBONES, stages
+from slimmable.models.vision_options import DetectorSize
 from slimmable.recipes.detection import DENSE, TWO_STAGE
 
 SMALL = DetectorSize(width=0.25, neck=32, head=32, head_layers=1, anchor=8, proposals=40, samples=16)
@@ -22,7 +23,9 @@ THEIRS = {
 
 def small(name, **options):
     torch.manual_seed(0)
-    return build_detector(name, classes=3, backbone="resnet10", size=SMALL, image_size=(64, 128), keypoints=4, **options)
+    return build_detector(
+        name, classes=3, backbone="resnet10", size=SMALL, image_size=(64, 128), keypoints=4, **options
+    )
 
 
 def pictures(*sizes):
@@ -145,7 +148,10 @@ def test_backbones_return_four_maps_of_falling_size(name):
         (lambda: build_detector("yolo", classes=1), "there is no detector 'yolo'; expected one of faster_rcnn"),
         (lambda: build_detector("fcos", classes=0), "of 0 classes"),
         (lambda: build_detector("fcos", classes=1, size=DetectorSize(neck=40)), "expected a multiple of 32"),
-        (lambda: build_detector("fcos", classes=1, backbone="vgg"), "there is no backbone 'vgg'; expected one of resnet10"),
+        (
+            lambda: build_detector("fcos", classes=1, backbone="vgg"),
+            "there is no backbone 'vgg'; expected one of resnet10",
+        ),
         (lambda: stages("resnet10", pretrained=True), "no published weights of resnet10"),
         (lambda: stages("mobilenet_v2", dilated=True), "cannot be dilated"),
         (lambda: DetectorSize(width=0), "DetectorSize.width is 0"),

@@ -81,7 +81,7 @@ def test_changing_leaves_the_base_as_it_was():
         ("task.data.datset=x", "unknown key task.data.datset = 'x'; the nearest valid key is task.data.dataset"),
         ("task.network.nmae=x", "unknown key task.network.nmae = 'x'; the nearest valid key is task.network.name"),
         ("train.optimizer.betas=[0.9]", "unknown key train.optimizer.betas = [0.9]; the nearest valid key"),
-        ("zzz=1", "unknown key zzz = 1; expected one of task, convert, method, train, calibration, evaluation"),
+        ("zzz=1", "unknown key zzz = 1; expected one of task, convert, method, train, start, calibration, evaluation"),
         ("train.epochs=ten", "train.epochs is 'ten'; expected a whole number"),
         ("train.epochs='10'", "train.epochs is '10'; expected a whole number"),
         ("train.lr=true", "train.lr is True; expected a number"),

@@ -131,7 +131,11 @@ def test_a_run_of_super_resolution_leaves_what_every_run_leaves(upscaler):
     names = ["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "bicubic_psnr_y", "loss"]
     assert all(list(row.figures) == names for row in rows)
     assert read_recipe(folder / "recipe.yaml") == found
-    assert json.loads((folder / "network.json").read_text()) == {"input_size": [3, 48, 48], "classes": []}
+    assert json.loads((folder / "network.json").read_text()) == {
+        "input_size": [3, 48, 48],
+        "classes": [],
+        "resize": [],
+    }
     opened = open_run(folder)
     assert measure(opened.net, opened.task, name_ratios(found.ratios, opened.net.space)) == rows
     net, size = network_of_run(folder)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from slimmable.models.detection import image_transform
 from slimmable.tasks.detection.scenes import Scene, Scenes, Target, mirrored
 from slimmable.tasks.images.splits import seeded_generator
 
@@ -86,7 +85,7 @@ class WholeScenes:
     device: torch.device
 
     def __len__(self) -> int:
-        return -(-len(self.scenes) // self.batch_size)
+        return (len(self.scenes) + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[SceneBatch]:
         chosen = _Chosen(self.scenes, list(range(len(self.scenes))), None, ())
@@ -111,6 +110,8 @@ class PreparedScenes:
         return min(len(self.batches), -(-self.samples // self.batches.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor]]:
+        from slimmable.models.detection import image_transform
+
         prepare, left = image_transform(self.image_size).eval(), self.samples
         for batch in self.batches:
             images = batch.images[:left]

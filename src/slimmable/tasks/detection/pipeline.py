@@ -113,7 +113,8 @@ class ScenePipeline:
             )
             for split, (part, count) in SHAPES.items()
         }
-        return SceneSplits(*(Kept(each) for each in made.values()), made["train"].vocabulary)
+        train, validation, test = (Kept(each) for each in made.values())
+        return SceneSplits(train, validation, test, made["train"].vocabulary)
 
     def _folder(self) -> SceneSplits:
         settings, seed = self.settings, self.settings.split_seed

@@ -35,7 +35,8 @@ class AveragePrecision:
 
     over the visible ones :math:`V`, with distance :math:`d_i`, area :math:`a` of the object and spread
     :math:`\sigma_i`: COCO's for its 17 keypoints of people, 0.067 for others. Crowds are passed over. 100 objects of an
-    image count, 20 where keypoints are compared.
+    image count, 20 where keypoints are compared. ``loss``, which searches minimise, is one less the last of ``ap``,
+    ``mask_ap`` and ``keypoint_ap`` that there is.
 
     Args:
         judged: What is compared besides boxes: ``masks``, ``keypoints`` or nothing.
@@ -52,7 +53,7 @@ class AveragePrecision:
     >>> truth = {**box, "area": torch.tensor([100.0]), "iscrowd": torch.tensor([0])}
     >>> metric.update([{**box, "scores": torch.tensor([0.9])}], SceneBatch([torch.zeros(3, 16, 16)], [truth]))
     >>> metric.compute()
-    {'ap': 1.0, 'ap50': 1.0}
+    {'ap': 1.0, 'ap50': 1.0, 'loss': 0.0}
     """
 
     def __init__(self, *judged: Judged, keypoints: int = POINTS) -> None:
@@ -80,7 +81,7 @@ class AveragePrecision:
             for name, chosen in (("ap", precisions), ("ap50", precisions[:1])):
                 known = chosen[chosen > -1]
                 figures[f"{prefix}{name}"] = float(known.mean()) if known.size else float("nan")
-        return figures
+        return {**figures, "loss": 1 - figures[f"{_KINDS[self._judged[-1]][1]}ap"]}
 
     def _entries(self, objects: Target, image: int) -> list[dict[str, Any]]:
         """Objects of an image as COCO's format has them."""

@@ -154,7 +154,7 @@ def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) 
         if isinstance(segmentation, list):
             coded = mask.merge(mask.frPyObjects(segmentation, height, width))  # pyright: ignore[reportArgumentType]
         elif isinstance(segmentation["counts"], list):
-            coded = mask.frPyObjects(segmentation, height, width)  # pyright: ignore[reportArgumentType]
+            coded = mask.frPyObjects(segmentation, height, width)
         return torch.from_numpy(np.ascontiguousarray(mask.decode(coded)))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(

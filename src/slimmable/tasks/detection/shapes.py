@@ -105,8 +105,9 @@ class Shapes:
                 "segmentation": [polygon],
             }
             if self.arrows:
-                corners = [[*polygon[2 * i : 2 * i + 2], 2] for i in range(len(CORNERS))]
-                annotation |= {"keypoints": sum(corners, []), "num_keypoints": len(CORNERS)}
+                points = [[*polygon[2 * i : 2 * i + 2], 2] for i in range(len(CORNERS))]
+                flat = [value for point in points for value in point]
+                annotation |= {"keypoints": flat, "num_keypoints": len(CORNERS)}
             annotations.append(annotation)
         return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)), annotations
 

@@ -1,19 +1,22 @@
 """Detection, instance segmentation and keypoints: objects found on images."""
 
 import copy
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from slimmable.errors import DataError, RecipeError
-from slimmable.models.detection import DetectionNet, DetectorName, DetectorSize, NormKind, build_detector
+from slimmable.errors import DataError, MissingDependencyError, RecipeError
+from slimmable.models.vision_options import DetectorName, DetectorSize, NormKind
 from slimmable.tasks.detection.batches import PreparedScenes, SceneBatch, TrainScenes, WholeScenes
 from slimmable.tasks.detection.pipeline import ScenePipeline
 from slimmable.tasks.detection.precision import AveragePrecision, Judged
 from slimmable.tasks.detection.scenes import POINTS, Target
 from slimmable.tasks.detection.settings import SceneSettings
 from slimmable.tasks.images.splits import seeded_generator
+
+if TYPE_CHECKING:
+    from slimmable.models.detection import DetectionNet
 
 DetectionKind = Literal["detection", "instance-segmentation", "keypoints"]
 
@@ -59,7 +62,8 @@ class DetectionTask:
         Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 4.3.
 
     >>> data = SceneSettings(size=64, batch_size=2, train_images=2)
-    >>> task = DetectionTask("detection", data, network="fcos", backbone="resnet10", size=DetectorSize(width=0.25, neck=32))
+    >>> size = DetectorSize(width=0.25, neck=32)
+    >>> task = DetectionTask("detection", data, network="fcos", backbone="resnet10", size=size)
     >>> batch = next(iter(task.train_batches(task.model(), epoch=0, seed=0)))
     >>> len(batch.images), task.loss(task.forward(task.model(), batch), batch).shape
     (2, torch.Size([]))
@@ -112,12 +116,22 @@ class DetectionTask:
             )
         return vocabulary.classes
 
-    def model(self) -> DetectionNet:
+    def model(self) -> "DetectionNet":
         """A new, plain network for the categories of the data."""
         return self.network_of(len(self.classes), pretrained=self._pretrained)
 
-    def network_of(self, classes: int, *, pretrained: bool = False) -> DetectionNet:
-        """A new, plain network for a number of categories, without a look at the data."""
+    def network_of(self, classes: int, *, pretrained: bool = False) -> "DetectionNet":
+        """A new, plain network for a number of categories, without a look at the data.
+
+        Raises:
+            MissingDependencyError: torchvision is not installed.
+        """
+        try:
+            from slimmable.models.detection import build_detector
+        except ImportError as error:
+            raise MissingDependencyError(
+                "detectors are torchvision's, which is not installed: pip install 'slimmable[detection]'"
+            ) from error
         return build_detector(
             self.network,
             classes=classes,

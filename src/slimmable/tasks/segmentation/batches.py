@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from slimmable.models.detection import DEVIATION, MEAN
+from slimmable.models.vision_options import DEVIATION, MEAN
 from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.segmentation.maps import IGNORED, LabelMap, LabelMaps
 

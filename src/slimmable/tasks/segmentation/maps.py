@@ -22,9 +22,28 @@ IGNORED = 255
 """Label of pixels that count nowhere."""
 
 VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor"
-).split()
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""Classes of Pascal VOC."""
 
 
 class LabelMap(NamedTuple):
@@ -115,8 +134,8 @@ class FileMaps:
             raise DataError(f"label map {path} cannot be read: {error}") from error
         if labels.shape != pixels.shape[1:] or labels.dtype != torch.uint8:
             raise DataError(
-                f"label map {path} is {tuple(labels.shape)} of {labels.dtype}; expected bytes of {tuple(pixels.shape[1:])}"
-                ", one for every pixel of its image: a PNG of one channel or with a palette"
+                f"label map {path} is {tuple(labels.shape)} of {labels.dtype}; expected bytes of "
+                f"{tuple(pixels.shape[1:])}, one for every pixel of its image: a PNG of one channel or with a palette"
             )
         if ((labels > self.classes) & (labels != IGNORED)).any():
             found = int(labels[labels != IGNORED].max())
@@ -148,8 +167,8 @@ def load_maps(settings: LabelMapSettings) -> MapSplits:
         else:
             train, validation = held_out(train, settings.held_out, seed=seed)
         chosen = subset(train, settings.train_images, seed=seed), subset(test, settings.test_images, seed=seed)
-        return MapSplits(*(PaintedMaps(scenes=each) for each in (chosen[0], validation, chosen[1])), classes)
-    parts, classes = (_voc(voc[0]), tuple(VOC)) if voc else _plain(root)
+        return _painted(chosen[0], validation, chosen[1], classes=classes)
+    parts, classes = (_voc(voc[0]), VOC) if voc else _plain(root)
     train, test = parts["train"], parts.get("test") or parts["val"]
     if "test" in parts and "val" in parts:
         held = parts["val"]
@@ -170,7 +189,12 @@ def _shapes(settings: LabelMapSettings) -> MapSplits:
         Shapes(count=asked.get(split) or count, side=settings.size, part=part, seed=settings.split_seed, masks=True)
         for split, (part, count) in SHAPES.items()
     ]
-    return MapSplits(*(PaintedMaps(scenes=each) for each in made), made[0].vocabulary.classes)
+    return _painted(*made, classes=made[0].vocabulary.classes)
+
+
+def _painted(*parts: Scenes, classes: tuple[str, ...]) -> MapSplits:
+    train, validation, test = (PaintedMaps(scenes=each) for each in parts)
+    return MapSplits(train, validation, test, classes)
 
 
 def _drawn(maps: FileMaps, count: int | None, seed: int) -> FileMaps:
@@ -197,8 +221,8 @@ def _plain(root: Path) -> tuple[dict[str, FileMaps], tuple[str, ...]]:
     file = root / "classes.txt"
     if not file.is_file():
         raise DataError(
-            f"{root} has neither SegmentationClass/, nor annotations/ in COCO's format, nor classes.txt; expected one of "
-            "these layouts. classes.txt names the labels from 1 on, one on each line."
+            f"{root} has neither SegmentationClass/, nor annotations/ in COCO's format, nor classes.txt; expected one "
+            "of these layouts. classes.txt names the labels from 1 on, one on each line."
         )
     classes = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
     found: dict[str, FileMaps] = {}

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimmable.errors import RecipeError
-from slimmable.models.segmentation import SegmenterName, build_segmenter
+from slimmable.errors import MissingDependencyError, RecipeError
+from slimmable.models.vision_options import SegmenterName
 from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.losses import soft_cross_entropy
 from slimmable.tasks.segmentation.batches import MapBatch, MapImages, TrainMaps, WholeMaps
@@ -94,7 +94,17 @@ class SegmentationTask:
         return self.network_of(len(self.classes), pretrained=self._pretrained)
 
     def network_of(self, classes: int, *, pretrained: bool = False) -> nn.Module:
-        """A new, plain network for a number of classes, without a look at the data."""
+        """A new, plain network for a number of classes, without a look at the data.
+
+        Raises:
+            MissingDependencyError: torchvision is not installed.
+        """
+        try:
+            from slimmable.models.segmentation import build_segmenter
+        except ImportError as error:
+            raise MissingDependencyError(
+                "segmentation networks are torchvision's, which is not installed: pip install 'slimmable[detection]'"
+            ) from error
         return build_segmenter(
             self._network,
             classes=classes,

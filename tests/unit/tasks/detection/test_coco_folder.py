@@ -52,9 +52,7 @@ def test_numbered_years_images_below_images_and_three_parts(written, tmp_path):
     for part, source in (("train2017", "train"), ("val2017", "val"), ("test2017", "val")):
         shutil.copytree(written / source, tmp_path / "images" / part)
         (tmp_path / "annotations").mkdir(exist_ok=True)
-        shutil.copy(
-            written / f"annotations/instances_{source}.json", tmp_path / f"annotations/instances_{part}.json"
-        )
+        shutil.copy(written / f"annotations/instances_{source}.json", tmp_path / f"annotations/instances_{part}.json")
 
     splits = pipeline(tmp_path).splits
 
@@ -98,7 +96,10 @@ def test_batches_depend_on_seed_and_epoch_but_not_on_the_number_of_workers(writt
         batches = ScenePipeline(settings, masks=True).train_batches(epoch=number, seed=seed, device=CPU)
         assert len(batches) == 2
         return [
-            (torch.stack(batch.images).double().sum((1, 2, 3)).tolist(), [each["boxes"].tolist() for each in batch.targets])
+            (
+                torch.stack(batch.images).double().sum((1, 2, 3)).tolist(),
+                [each["boxes"].tolist() for each in batch.targets],
+            )
             for batch in batches
         ]
 
@@ -137,7 +138,7 @@ def test_figures_need_objects(written, tmp_path):
         written, tmp_path / "bad", lambda content: content.update(annotations=[]), "annotations/instances_val.json"
     )
 
-    with pytest.raises(DataError, match="no image held out in .* has an object"):
+    with pytest.raises(DataError, match=r"no image held out in .* has an object"):
         _ = pipeline(root).splits
 
 
@@ -148,7 +149,7 @@ def test_missing_parts_are_named(written, tmp_path):
     with pytest.raises(DataError, match="has annotations of no part; expected train and val"):
         _ = pipeline(tmp_path).splits
     shutil.copy(written / "annotations/instances_train.json", tmp_path / "annotations")
-    with pytest.raises(DataError, match="has instances_train.json, but no folder train/"):
+    with pytest.raises(DataError, match=r"has instances_train.json, but no folder train/"):
         _ = pipeline(tmp_path).splits
     with pytest.raises(DataError, match="names no keypoints"):
         _ = pipeline(written, keypoints=True).splits

@@ -5,7 +5,7 @@ import torch
 
 from slimmable import convert
 from slimmable.errors import DataError, RecipeError
-from slimmable.models.detection import DetectorSize
+from slimmable.models.vision_options import DetectorSize
 from slimmable.recipes.detection import TWO_STAGE
 from slimmable.tasks.detection.settings import SceneSettings
 from slimmable.tasks.detection.shapes import write_shapes
@@ -78,7 +78,7 @@ def test_gradients_of_all_switches_are_summed():
 def test_there_is_no_distillation():
     task = task_of("detection")
 
-    with pytest.raises(RecipeError, match="every width learns from the labels.*set train.distillation=false"):
+    with pytest.raises(RecipeError, match=r"every width learns from the labels.*set train.distillation=false"):
         task.distillation_loss({}, {}, None)
 
 
@@ -86,7 +86,9 @@ def test_keypoints_are_as_many_as_the_data_have(tmp_path):
     write_shapes(tmp_path, images=(3, 2), side=32, arrows=True)
     data = SceneSettings(dataset="folder", root=tmp_path, size=32)
 
-    with pytest.raises(DataError, match=r"the data have 4 keypoints \(tip, left_wing, notch, right_wing\), the network has 17"):
+    with pytest.raises(
+        DataError, match=r"the data have 4 keypoints \(tip, left_wing, notch, right_wing\), the network has 17"
+    ):
         DetectionTask("keypoints", data, backbone="resnet10").model()
 
 

@@ -15,7 +15,11 @@ PEOPLE = [{"id": 7, "name": "person", "keypoints": ["nose", "left_eye", "right_e
 def test_labels_are_numbers_from_1_in_the_order_of_the_files_own():
     found = Vocabulary.of(PEOPLE)
 
-    assert (found.labels, found.classes, found.keypoints) == ({3: 1, 7: 2}, ("dog", "person"), tuple(PEOPLE[0]["keypoints"]))
+    assert (found.labels, found.classes, found.keypoints) == (
+        {3: 1, 7: 2},
+        ("dog", "person"),
+        tuple(PEOPLE[0]["keypoints"]),
+    )
     assert found.mirrored == (0, 2, 1)
 
 
@@ -108,7 +112,10 @@ def test_training_passes_crowds_over():
     ("annotation", "message"),
     [
         ({"id": 4, "bbox": [1, 2], "category_id": 3}, "annotation 4 has no bbox of four numbers"),
-        ({"id": 5, "bbox": [1, 2, 3, 4], "category_id": 9}, "annotation 5 has no bbox of four numbers, or no category_id"),
+        (
+            {"id": 5, "bbox": [1, 2, 3, 4], "category_id": 9},
+            "annotation 5 has no bbox of four numbers, or no category_id",
+        ),
         ({"id": 6, "bbox": [1, 2, 3, 4], "category_id": 3}, "annotation 6 has no segmentation that can be read"),
     ],
 )

@@ -79,6 +79,9 @@ def test_figures_are_those_of_counting_pixel_by_pixel(seed):
     assert metric.compute() == {
         "miou": pytest.approx(np.mean(shares)),
         "pixel_accuracy": pytest.approx(np.mean([n == t for n, t in pairs])),
+        "loss": pytest.approx(
+            np.mean([float(task_of().loss({"out": logits}, batch_of(labels))) for logits, labels in cases]), abs=1e-3
+        ),
     }
 
 
