@@ -1,20 +1,15 @@
 """The way of a user who finds objects on images or names their pixels, all from the command line."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from slimmable.cli.main import main
 from slimmable.recipes import open_run, open_subnetwork
-from slimmable.record import RunRecord
 from slimmable.tasks.detection.shapes import write_shapes
+from tests.e2e.killed import assert_a_killed_run_goes_on
 from tests.unit.recipes.scenes import SIZE, TINY, TINY_MAPS
 
 EPOCHS = 12
@@ -121,22 +116,4 @@ def test_distillation_of_boxes_is_one_clear_error(tmp_path, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in RUNS])
 def test_a_killed_run_goes_on_to_the_same_weights(kind, tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    long = ["train", *RUNS[kind], f"train.epochs={EPOCHS}", "train.validate_every=100", "--device", "cpu", "--folder"]
-    assert main([*long, str(whole)]) == 0
-    command = [sys.executable, "-m", "slimmable.cli", *long, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 300
-        while not (folder / "last.safetensors").exists():
-            assert process.poll() is None, "training ended too soon"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert len(RunRecord.load(folder / "record.json").history) < EPOCHS, "the run was not ended in its middle"
-
-    assert main(["train", str(folder / "recipe.yaml"), "--folder", str(folder), "--resume", "--device", "cpu"]) == 0
-
-    found, expected = (load_file(each / "network.safetensors") for each in (folder, whole))
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert_a_killed_run_goes_on(["train", *RUNS[kind], "--device", "cpu"], tmp_path, epochs=EPOCHS)

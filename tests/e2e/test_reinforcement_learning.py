@@ -1,20 +1,15 @@
 """The way of a user whose network acts, all from the command line."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from slimmable.cli.main import main
 from slimmable.recipes import open_run, open_subnetwork, read_recipe, recipe
-from slimmable.record import RunRecord
 from slimmable.runtime import Runtime
+from tests.e2e.killed import assert_a_killed_run_goes_on
 
 EPOCHS = 40
 TINY = (
@@ -110,25 +105,7 @@ def test_a_bad_environment_is_one_clear_error(tmp_path, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_killed_run_goes_on_to_the_same_weights(train, tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    long = [*train, f"train.epochs={EPOCHS}", "train.validate_every=100", "--folder"]
-    assert main([*long, str(whole)]) == 0
-    command = [sys.executable, "-m", "slimmable.cli", *long, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 300
-        while not (folder / "last.safetensors").exists():
-            assert process.poll() is None, "training ended too soon"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert len(RunRecord.load(folder / "record.json").history) < EPOCHS, "the run was not ended in its middle"
-
-    assert main(["train", str(folder / "recipe.yaml"), "--folder", str(folder), "--resume", "--device", "cpu"]) == 0
-
-    found, expected = (load_file(each / "network.safetensors") for each in (folder, whole))
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert_a_killed_run_goes_on(train, tmp_path, epochs=EPOCHS)
 
 
 def test_the_papers_policy_is_built_at_its_size():

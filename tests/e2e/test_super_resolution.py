@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from slimmable.cli.main import main
 from slimmable.recipes import open_run, open_subnetwork
-from slimmable.record import RunRecord
+from tests.e2e.killed import assert_a_killed_run_goes_on
 from tests.unit.recipes.images import TINY, write_images
 
 ROOT = Path(__file__).parents[2]
@@ -100,25 +97,7 @@ def test_a_bad_folder_is_one_clear_error(tmp_path, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_killed_run_goes_on_to_the_same_weights(train, tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    long = [*train, f"train.epochs={EPOCHS}", "train.validate_every=100", "--folder"]
-    assert main([*long, str(whole)]) == 0
-    command = [sys.executable, "-m", "slimmable.cli", *long, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 300
-        while not (folder / "last.safetensors").exists():
-            assert process.poll() is None, "training ended too soon"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert len(RunRecord.load(folder / "record.json").history) < EPOCHS, "the run was not ended in its middle"
-
-    assert main(["train", str(folder / "recipe.yaml"), "--folder", str(folder), "--resume", "--device", "cpu"]) == 0
-
-    found, expected = (load_file(each / "network.safetensors") for each in (folder, whole))
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert_a_killed_run_goes_on(train, tmp_path, epochs=EPOCHS)
 
 
 @pytest.mark.parametrize("name", ["distilled", "labels"])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from slimmable.errors import DataError, RecipeError
 from slimmable.models import build_model
 from slimmable.tasks.accuracy import ClassificationMetric
+from slimmable.tasks.first_inputs import FirstInputs
 from slimmable.tasks.images.memory import ImageBatch, MemoryBatches
-from slimmable.tasks.images.pipeline import ImagePipeline, ModelInputs
+from slimmable.tasks.images.pipeline import ImagePipeline
 from slimmable.tasks.images.settings import ImageDataSettings
 from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.images.stream import StreamBatches
@@ -113,7 +114,7 @@ class ClassificationTask:
         """Images of the final figure."""
         return self.pipeline.plain_batches("test", device=self.device)
 
-    def calibration_batches(self, *, samples: int, seed: int) -> ModelInputs:
+    def calibration_batches(self, *, samples: int, seed: int) -> FirstInputs:
         """Up to ``samples`` random training images, varied as in training, without labels."""
         return self.pipeline.calibration_batches(samples=samples, seed=seed, device=self.device)
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from slimmable.errors import DataError, RecipeError
 from slimmable.models.upscalers import Scale, build_upscaler
 from slimmable.tasks.fidelity import WINDOW, FidelityMetric
+from slimmable.tasks.first_inputs import FirstInputs
 from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.patches.batches import PatchBatch, PatchBatches, WholeImages
-from slimmable.tasks.patches.pipeline import PatchPipeline, SmallPatches
+from slimmable.tasks.patches.pipeline import PatchPipeline
 from slimmable.tasks.patches.settings import PatchDataSettings
 from slimmable.tasks.tiling import TILE, reach_of, upscaled
 
@@ -108,7 +109,7 @@ class SuperResolutionTask:
         """Whole images of the final figure."""
         return self.pipeline.whole_images("test", device=self.device)
 
-    def calibration_batches(self, *, samples: int, seed: int) -> SmallPatches:
+    def calibration_batches(self, *, samples: int, seed: int) -> FirstInputs:
         """Up to ``samples`` small patches of training images."""
         return self.pipeline.calibration_batches(samples=samples, seed=seed, device=self.device)
 

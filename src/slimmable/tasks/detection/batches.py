@@ -92,35 +92,6 @@ class WholeScenes:
         yield from _loaded(chosen, self.batch_size, self.workers, self.device, generator=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparedScenes:
-    """Training images as inputs of a network from tensors to tensors: resized, normalised, padded to one size.
-
-    Attributes:
-        batches: Training batches.
-        samples: At most so many images.
-        image_size: Length of the shorter side, and limit of the longer one.
-    """
-
-    batches: TrainScenes
-    samples: int
-    image_size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return min(len(self.batches), -(-self.samples // self.batches.batch_size))
-
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        from slimmable.models.detection import image_transform
-
-        prepare, left = image_transform(self.image_size).eval(), self.samples
-        for batch in self.batches:
-            images = batch.images[:left]
-            yield (prepare(images)[0].tensors,)
-            left -= len(images)
-            if left <= 0:
-                return
-
-
 class _Chosen(Dataset[Scene]):
     def __init__(self, scenes: Scenes, order: list[int], flips: list[bool] | None, swap: tuple[int, ...]) -> None:
         self.scenes, self.order, self.flips, self.swap = scenes, order, flips, swap

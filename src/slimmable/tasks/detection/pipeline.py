@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from slimmable.errors import DataError
-from slimmable.tasks.detection.batches import PreparedScenes, TrainScenes, WholeScenes
+from slimmable.tasks.detection.batches import SceneBatch, TrainScenes, WholeScenes
 from slimmable.tasks.detection.coco import coco_parts, held_out, subset
 from slimmable.tasks.detection.scenes import Scene, Scenes, Vocabulary
 from slimmable.tasks.detection.settings import SceneSettings
 from slimmable.tasks.detection.shapes import Part, Shapes
+from slimmable.tasks.first_inputs import FirstInputs
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -91,10 +93,16 @@ class ScenePipeline:
         scenes: Scenes = getattr(self.splits, split)
         return WholeScenes(scenes=scenes, batch_size=self.settings.batch_size, workers=self._workers, device=device)
 
-    def calibration_batches(self, *, samples: int, seed: int, device: torch.device) -> PreparedScenes:
+    def calibration_batches(self, *, samples: int, seed: int, device: torch.device) -> FirstInputs:
         """Up to ``samples`` training images as inputs of the network's tensor form."""
         batches = self.train_batches(epoch=_CALIBRATION, seed=seed, device=device)
-        return PreparedScenes(batches=batches, samples=samples, image_size=self.settings.image_size)
+        return FirstInputs(batches=batches, samples=samples, inputs=self._prepared)
+
+    def _prepared(self, batch: SceneBatch, most: int) -> Tensor:
+        """Images as the network's tensor form takes them: resized, normalised, padded to one size."""
+        from slimmable.models.detection import image_transform
+
+        return image_transform(self.settings.image_size).eval()(batch.images[:most])[0].tensors
 
     @property
     def _workers(self) -> int:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from slimmable.errors import RecipeError
+from slimmable.tasks.bounds import ImageSetBounds
 
 SceneSetName = Literal["shapes", "folder"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneSettings:
+class SceneSettings(ImageSetBounds):
     """Images with objects on them.
 
     A folder holds annotations in COCO's format, in one of these layouts:
@@ -53,19 +53,9 @@ class SceneSettings:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        names = get_args(SceneSetName)
-        self._require(self.dataset in names, "dataset", f"one of {', '.join(names)}")
+        self._require_images(*get_args(SceneSetName))
         self._require(self.size >= 32, "size", "at least 32")
         self._require(self.max_size >= self.size, "max_size", f"at least {self.size}, the size")
-        self._require(self.batch_size >= 1, "batch_size", "at least 1")
-        for key in ("train_images", "test_images"):
-            value = getattr(self, key)
-            self._require(value is None or value >= 1, key, "at least 1, or None for all images")
-        self._require(0 < self.held_out < 1, "held_out", "above 0 and below 1")
-        self._require(self.split_seed >= 0, "split_seed", "at least 0")
-        self._require(self.workers >= 0, "workers", "at least 0")
-        if self.dataset == "folder" and self.root is None:
-            raise RecipeError("SceneSettings.root is None; data set 'folder' lies in a folder: name it.")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -76,7 +66,3 @@ class SceneSettings:
     def example_side(self) -> int:
         """Side of the square on which the network is analysed and costs are counted: the size, but at most 256."""
         return min(256, -(-self.size // 32) * 32)
-
-    def _require(self, holds: bool, key: str, expected: str) -> None:
-        if not holds:
-            raise RecipeError(f"SceneSettings.{key} is {getattr(self, key)!r}; expected {expected}")

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from slimmable.errors import DataError, MissingDependencyError, RecipeError
 from slimmable.models.vision_options import DetectorName, DetectorSize, NormKind
-from slimmable.tasks.detection.batches import PreparedScenes, SceneBatch, TrainScenes, WholeScenes
+from slimmable.tasks.detection.batches import SceneBatch, TrainScenes, WholeScenes
 from slimmable.tasks.detection.pipeline import ScenePipeline
 from slimmable.tasks.detection.precision import AveragePrecision, Judged
 from slimmable.tasks.detection.scenes import POINTS, Target
 from slimmable.tasks.detection.settings import SceneSettings
+from slimmable.tasks.first_inputs import FirstInputs
 from slimmable.tasks.images.splits import seeded_generator
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class DetectionTask:
         """Images of the final figure."""
         return self.pipeline.whole_scenes("test", device=self.device)
 
-    def calibration_batches(self, *, samples: int, seed: int) -> PreparedScenes:
+    def calibration_batches(self, *, samples: int, seed: int) -> FirstInputs:
         """Up to ``samples`` training images, prepared."""
         return self.pipeline.calibration_batches(samples=samples, seed=seed, device=self.device)
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from slimmable.errors import RecipeError
+from slimmable.tasks.bounds import Bounded
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "folder"]
 Augmentation = Literal["none", "shift", "shift-flip", "resized-crop"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageDataSettings:
+class ImageDataSettings(Bounded):
     """Labelled images for classification.
 
     A folder holds ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*``. The final figures come from ``test/``;
@@ -90,7 +91,3 @@ class ImageDataSettings:
             self._require(value is None or value >= 1, key, "at least 1, or None for all images")
         if self.dataset != "digits" and self.root is None:
             raise RecipeError(f"ImageDataSettings.root is None; data set {self.dataset!r} lies in a folder: name it.")
-
-    def _require(self, holds: bool, key: str, expected: str) -> None:
-        if not holds:
-            raise RecipeError(f"ImageDataSettings.{key} is {getattr(self, key)!r}; expected {expected}")

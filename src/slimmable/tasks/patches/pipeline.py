@@ -1,14 +1,12 @@
 """From settings to batches: what is kept in memory, and what is decoded again."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from slimmable.errors import DataError
+from slimmable.tasks.first_inputs import FirstInputs
 from slimmable.tasks.patches.batches import PatchBatches, WholeImages
 from slimmable.tasks.patches.pairs import FilePairs, Pair
 from slimmable.tasks.patches.settings import PatchDataSettings
@@ -18,26 +16,6 @@ SplitName = Literal["train", "validation", "test"]
 
 _CALIBRATION = 1_000_000
 """Number of the epoch whose patches calibrate: none that is trained."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmallPatches:
-    """The first ``samples`` small patches of some batches, as positional arguments of the network."""
-
-    batches: PatchBatches
-    samples: int
-
-    def __len__(self) -> int:
-        return min(len(self.batches), -(-self.samples // self.batches.batch_size))
-
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        left = self.samples
-        for batch in self.batches:
-            if left <= 0:
-                return
-            low = batch.low[:left]
-            left -= len(low)
-            yield (low,)
 
 
 class PatchPipeline:
@@ -92,9 +70,10 @@ class PatchPipeline:
         """
         return WholeImages(pairs=self._pairs(split, at_least=self.least_side), device=device)
 
-    def calibration_batches(self, *, samples: int, seed: int, device: torch.device) -> SmallPatches:
+    def calibration_batches(self, *, samples: int, seed: int, device: torch.device) -> FirstInputs:
         """Up to ``samples`` small training patches."""
-        return SmallPatches(batches=self.train_batches(epoch=_CALIBRATION, seed=seed, device=device), samples=samples)
+        batches = self.train_batches(epoch=_CALIBRATION, seed=seed, device=device)
+        return FirstInputs(batches=batches, samples=samples, inputs=lambda batch, most: batch.low[:most])
 
     def _pairs(self, split: SplitName, *, at_least: int) -> list[Pair] | FilePairs:
         if split not in self._kept:

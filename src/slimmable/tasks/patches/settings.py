@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from slimmable.errors import RecipeError
+from slimmable.tasks.bounds import ImageSetBounds
 
 PatchDatasetName = Literal["photographs", "folder"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchDataSettings:
+class PatchDataSettings(ImageSetBounds):
     """Images for super-resolution.
 
     Small images are the large ones scaled down: bicubic with antialiasing, after what does not divide by the scale was
@@ -57,20 +57,7 @@ class PatchDataSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        names = get_args(PatchDatasetName)
-        self._require(self.dataset in names, "dataset", f"one of {', '.join(names)}")
-        for key in ("patch", "batch_size", "repeats"):
+        self._require_images(*get_args(PatchDatasetName))
+        for key in ("patch", "repeats"):
             self._require(getattr(self, key) >= 1, key, "at least 1")
-        for key in ("train_images", "test_images"):
-            value = getattr(self, key)
-            self._require(value is None or value >= 1, key, "at least 1, or None for all images")
-        self._require(0 < self.held_out < 1, "held_out", "above 0 and below 1")
-        self._require(self.split_seed >= 0, "split_seed", "at least 0")
-        self._require(self.workers >= 0, "workers", "at least 0")
         self._require(self.memory_limit_gib >= 0, "memory_limit_gib", "at least 0")
-        if self.dataset == "folder" and self.root is None:
-            raise RecipeError("PatchDataSettings.root is None; data set 'folder' lies in a folder: name it.")
-
-    def _require(self, holds: bool, key: str, expected: str) -> None:
-        if not holds:
-            raise RecipeError(f"PatchDataSettings.{key} is {getattr(self, key)!r}; expected {expected}")

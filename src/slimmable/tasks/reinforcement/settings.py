@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from slimmable.errors import RecipeError
+from slimmable.tasks.bounds import Bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class EnvironmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpoSettings:
+class PpoSettings(Bounded):
     r"""Proximal policy optimisation.
 
     An epoch of the loop is ``roll_outs`` roll-outs. Each lets the widest of the trained widths act for ``steps`` steps
@@ -111,7 +112,3 @@ class PpoSettings:
                 "in all; expected a divisor of that"
             )
         return self.roll_outs * self.passes * (size // self.batch_size)
-
-    def _require(self, holds: bool, key: str, expected: str) -> None:
-        if not holds:
-            raise RecipeError(f"PpoSettings.{key} is {getattr(self, key)!r}; expected {expected}")

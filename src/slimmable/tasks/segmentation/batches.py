@@ -136,30 +136,6 @@ class WholeMaps:
             yield batch_of(image[None], labels[None], self.device)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapImages:
-    """Training squares without labels.
-
-    Attributes:
-        batches: Training batches.
-        samples: At most so many squares.
-    """
-
-    batches: TrainMaps
-    samples: int
-
-    def __len__(self) -> int:
-        return min(len(self.batches), -(-self.samples // self.batches.batch_size))
-
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        left = self.samples
-        for batch in self.batches:
-            yield (batch.images[:left],)
-            left -= len(batch.images)
-            if left <= 0:
-                return
-
-
 class _Squares(Dataset[LabelMap]):
     def __init__(self, its: TrainMaps, order: list[int], looks: list[Look]) -> None:
         self.its, self.order, self.looks = its, order, looks

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from slimmable.errors import RecipeError
+from slimmable.tasks.bounds import ImageSetBounds
 
 LabelMapSetName = Literal["shapes", "folder"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMapSettings:
+class LabelMapSettings(ImageSetBounds):
     """Images of which every pixel has a label: 0 is background, 255 counts nowhere.
 
     A folder has one of these layouts:
@@ -62,21 +62,7 @@ class LabelMapSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
-        names = get_args(LabelMapSetName)
-        self._require(self.dataset in names, "dataset", f"one of {', '.join(names)}")
+        self._require_images(*get_args(LabelMapSetName))
         for key in ("size", "crop"):
             self._require(getattr(self, key) >= 32, key, "at least 32")
         self._require(len(self.scales) == 2 and 0 < self.scales[0] <= self.scales[1], "scales", "two, the least first")
-        self._require(self.batch_size >= 1, "batch_size", "at least 1")
-        for key in ("train_images", "test_images"):
-            value = getattr(self, key)
-            self._require(value is None or value >= 1, key, "at least 1, or None for all images")
-        self._require(0 < self.held_out < 1, "held_out", "above 0 and below 1")
-        self._require(self.split_seed >= 0, "split_seed", "at least 0")
-        self._require(self.workers >= 0, "workers", "at least 0")
-        if self.dataset == "folder" and self.root is None:
-            raise RecipeError("LabelMapSettings.root is None; data set 'folder' lies in a folder: name it.")
-
-    def _require(self, holds: bool, key: str, expected: str) -> None:
-        if not holds:
-            raise RecipeError(f"LabelMapSettings.{key} is {getattr(self, key)!r}; expected {expected}")

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from slimmable.errors import MissingDependencyError, RecipeError
 from slimmable.models.vision_options import SegmenterName
+from slimmable.tasks.first_inputs import FirstInputs, images_of
 from slimmable.tasks.images.splits import seeded_generator
 from slimmable.tasks.losses import soft_cross_entropy
-from slimmable.tasks.segmentation.batches import MapBatch, MapImages, TrainMaps, WholeMaps
+from slimmable.tasks.segmentation.batches import MapBatch, TrainMaps, WholeMaps
 from slimmable.tasks.segmentation.intersection import IntersectionOverUnion
 from slimmable.tasks.segmentation.maps import IGNORED, LabelMaps, MapSplits, load_maps
 from slimmable.tasks.segmentation.settings import LabelMapSettings
@@ -141,10 +142,10 @@ class SegmentationTask:
         """Whole images of the final figure."""
         return self._whole(self.splits.test)
 
-    def calibration_batches(self, *, samples: int, seed: int) -> MapImages:
+    def calibration_batches(self, *, samples: int, seed: int) -> FirstInputs:
         """Up to ``samples`` training squares."""
         batches = self.train_batches(nn.Identity(), epoch=_CALIBRATION, seed=seed)
-        return MapImages(batches=batches, samples=samples)
+        return FirstInputs(batches=batches, samples=samples, inputs=images_of)
 
     def forward(self, net: nn.Module, batch: MapBatch) -> dict[str, Tensor]:
         """Logits of every pixel, by head."""
