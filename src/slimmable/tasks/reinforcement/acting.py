@@ -186,7 +186,7 @@ def played(net: nn.Module, environment: EnvironmentSettings, episodes: Episodes,
         device: Where the network is.
 
     Returns:
-        Tensor ``(number, 2)``: sum of an episode's rewards, and its length in actions.
+        Tensor ``(number, 2)``: sum of an episode's rewards, and its length in steps (frames of Atari).
     """
     with closing(open_environments(environment, count=episodes.number, seed=episodes.seed)) as environments:
         policy = NetworkPolicy(environments.observation_space, environments.action_space, _no_rate, network=net)

@@ -19,7 +19,7 @@ class RewardMetric:
     """Mean and standard deviation of the rewards of whole episodes, and their mean length.
 
     ``compute`` gives ``mean_reward``, ``std_reward`` (of one episode, not of the mean), ``min_reward``,
-    ``mean_length`` in actions, and ``episodes``, their number.
+    ``mean_length`` in steps of the environment (frames of an Atari game), and ``episodes``, their number.
 
     >>> metric = RewardMetric()
     >>> metric.update(torch.tensor([[1.0, 10.0], [3.0, 30.0]]), Episodes(seed=0, number=2))
