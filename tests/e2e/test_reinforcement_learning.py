@@ -1,6 +1,8 @@
 """The way of a user whose network acts, all from the command line."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -106,6 +108,19 @@ def test_a_bad_environment_is_one_clear_error(tmp_path, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_killed_run_goes_on_to_the_same_weights(train, tmp_path):
     assert_a_killed_run_goes_on(train, tmp_path, epochs=EPOCHS)
+
+
+def test_a_lander_lands_in_a_process_of_its_own(tmp_path):
+    pytest.importorskip("gymnasium")
+    short = ["task.ppo.steps=16", "train.epochs=1", "task.environment.validation_episodes=1"]
+    command = [sys.executable, "-m", "slimmable.cli", "train", "reinforcement-learning/lunar-lander", *short]
+    command += ["task.environment.test_episodes=1", "--folder", str(tmp_path / "run"), "--device", "cpu"]
+
+    # Box2D's bindings warn when they are imported, and crash where warnings are errors.
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "mean_reward" in (tmp_path / "run" / "evaluation.csv").read_text()
 
 
 def test_the_papers_policy_is_built_at_its_size():

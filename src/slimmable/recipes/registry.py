@@ -42,6 +42,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
         "reinforcement-learning/smoke": reinforcement_learning.smoke,
         "reinforcement-learning/cartpole": reinforcement_learning.cartpole,
         "reinforcement-learning/acrobot": reinforcement_learning.acrobot,
+        "reinforcement-learning/lunar-lander": reinforcement_learning.lunar_lander,
         "reinforcement-learning/breakout": reinforcement_learning.breakout,
         "super-resolution/smoke": super_resolution.smoke,
         "super-resolution/photos": super_resolution.photos,

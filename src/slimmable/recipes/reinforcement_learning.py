@@ -56,6 +56,18 @@ def acrobot() -> Recipe:
     )
 
 
+def lunar_lander() -> Recipe:
+    """US-Net, two layers of 16 to 64, LunarLander: a million steps."""
+    return Recipe(
+        task=ReinforcementLearningSettings(
+            environment=EnvironmentSettings(name="LunarLander-v3", parallel=16),
+            ppo=PpoSettings(steps=1024, roll_outs=1, discount=0.999, gae_lambda=0.98, clip=0.2),
+        ),
+        train=_training(epochs=61, lr=1e-3, validate_every=5),
+        evaluation=EvaluationSettings(widths=FOUR),
+    )
+
+
 def breakout() -> Recipe:
     """US-Net, convolutions of 32, 64 and 32 channels, 8 to 32 and so on at the narrowest, Breakout on Atari.
 
