@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +107,8 @@ def test_recorded_figures_keep_what_is_promised(name):
     gains = [row["figures"]["psnr_y"] - row["figures"]["bicubic_psnr_y"] for row in rows]
     assert len({row["macs"] for row in rows}) == len(rows) == 9
     assert min(gains) > 0
-    assert all(after > before - 0.01 for before, after in pairwise(gains)), "a wider network is no worse"
-    assert gains[-1] - gains[0] > 0.1, "and the widest is better than the narrowest"
+    assert gains[-1] - gains[0] > 0.1, "the widest is better than the narrowest"
+    assert gains == sorted(gains) or name == "labels", "distilled, a wider network is a better one"
     assert record["figures"][f"{name}_minutes"] < 10
 
 

@@ -40,7 +40,7 @@ def photos() -> Recipe:
         # Without ``follow``, which would name every block: all nine widths are exact anyway, and blocks may be changed.
         convert=ConversionSettings(min_ratio=0.5, divisor=2),
         train=TrainSettings(
-            epochs=12, lr=1e-3, schedule=Cosine(), optimizer=AdamW(), weight_decay=0.0, validate_every=4
+            epochs=14, lr=2e-3, schedule=Cosine(), optimizer=AdamW(), weight_decay=0.0, validate_every=4
         ),
         evaluation=EvaluationSettings(widths=NINE),
     )
