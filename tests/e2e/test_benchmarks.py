@@ -118,6 +118,16 @@ BARS = {
     },
     "pareco_overhead": {"overhead": 0.10},
     "latency": {"mape": 5.0},
+    "deploy": {
+        **{f"{name}_difference": 0 for name in ("onnxruntime", "openvino", "executorch", "torch", "extracted")},
+        **{f"{name}_median": 1.01 for name in ("onnxruntime", "openvino", "torch", "extracted")},
+        "onnxruntime_switch_ratio": 1.25,
+        "cached_us": 10,
+        "artifact_size_ratio": 1.03,
+        "artifact30_size_ratio": 1.10,
+        "memory_ratio": 1.10,
+        "peak_ratio": 1.5,
+    },
     "fuzz": {"wrong": 0},
     "load": {"failed": 0},
 }
