@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimmable.errors import DeploymentError
 from slimmable.runtime.executorch_graph import Program
-from slimmable.runtime.tensor_inputs import Entry, arrays_if, tensors_of
+from slimmable.runtime.tensor_inputs import Entry, all_arrays, tensors_of
 
 ALIVE: WeakSet[ExecuTorchSession] = WeakSet()
 """Sessions that are open."""
@@ -52,15 +52,15 @@ class ExecuTorchSession:
     def __init__(
         self, load: Callable[[bytes, bytes], Any], program: Program, data: Data, release: Callable[[Data], None]
     ) -> None:
-        self._program = program
         self._entries = tuple(Entry(shape, _dtype(name)) for shape, name in program.inputs)
+        self._most, self._only = program.batch, None if program.any_batch else program.batch
         self._lock = threading.Lock()
         self._release = release
         self._data: Data | None = data
-        first = 1 if program.any_batch else program.batch
+        first = self._only or 1
         try:
             self._module: Any = load(program.code, data.content)
-            found = self._outputs([torch.zeros(first, *each.shape[1:], dtype=each.dtype) for each in self._entries])
+            found = self._module.forward([torch.zeros(first, *each.each, dtype=each.dtype) for each in self._entries])
         except RuntimeError as error:
             raise DeploymentError(
                 f"ExecuTorch refuses the program: {str(error).splitlines()[0]}; it has written the reason to the "
@@ -68,8 +68,10 @@ class ExecuTorchSession:
                 f"{torch.__version__} (executorch 1.3 for torch 2.12), and not older than the one that exported"
             ) from error
         ALIVE.add(self)
-        if len(found) != program.outputs:
-            raise DeploymentError(f"the program has {len(found)} outputs, its description says {program.outputs}")
+        self._tensors = [at for at, each in enumerate(found) if isinstance(each, Tensor)]
+        if len(self._tensors) != program.outputs:
+            count = len(self._tensors)
+            raise DeploymentError(f"the program has {count} outputs, its description says {program.outputs}")
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Outputs in order: tensors if an input is a tensor, else arrays. A batch that is too large runs in parts.
@@ -77,24 +79,27 @@ class ExecuTorchSession:
         Raises:
             DeploymentError: Inputs of another number, shape or type than the network takes, or a closed session.
         """
-        its = self._program
-        given = tensors_of(inputs, self._entries, batch=None if its.any_batch else its.batch, last=False)
-        pieces = [given] if len(given[0]) <= its.batch else zip(*(each.split(its.batch) for each in given), strict=True)
+        given = tensors_of(inputs, self._entries, batch=self._only, last=False)
         with self._lock:
             if self._data is None:
                 raise DeploymentError("the session is closed; build another one")
             try:
-                parts = [self._outputs(list(part)) for part in pieces]
+                arrays = all_arrays(inputs)
+                if given[0].shape[0] > self._most:
+                    whole = self._in_parts(given)
+                    return [each.numpy() for each in whole] if arrays else whole
+                found = self._module.forward(given, False)  # in memory that the next run writes: copied here
+                return [found[at].numpy().copy() if arrays else found[at].clone() for at in self._tensors]
             except RuntimeError as error:
                 raise DeploymentError(
                     f"ExecuTorch fails on these inputs: {str(error).splitlines()[0]}; it has written the reason to the "
                     "standard error"
                 ) from error
-        found: list[Tensor] = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
-        return arrays_if(found, like=inputs)
 
-    def _outputs(self, inputs: list[Tensor]) -> list[Tensor]:
-        return [each for each in self._module.forward(inputs) if isinstance(each, Tensor)]
+    def _in_parts(self, inputs: list[Tensor]) -> list[Tensor]:
+        pieces = zip(*(each.split(self._most) for each in inputs), strict=True)
+        parts = [self._module.forward(list(piece)) for piece in pieces]
+        return [torch.cat([part[at] for part in parts]) for at in self._tensors]
 
     def close(self) -> None:
         """Let go of the module, then of its weights."""

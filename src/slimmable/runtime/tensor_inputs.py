@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,18 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
     written: bool = False
+    each: tuple[int, ...] = field(init=False)
+    """The shape of one example."""
+    plain: np.dtype[Any] | None = field(init=False)
+    """The type as NumPy names it, if it does."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "each", self.shape[1:])
+        try:
+            plain = torch.empty(0, dtype=self.dtype).numpy().dtype
+        except TypeError:
+            plain = None
+        object.__setattr__(self, "plain", plain)
 
 
 def tensors_of(inputs: Sequence[Any], entries: Sequence[Entry], *, batch: int | None, last: bool) -> list[Tensor]:
@@ -37,33 +49,41 @@ def tensors_of(inputs: Sequence[Any], entries: Sequence[Entry], *, batch: int | 
     if len(inputs) != len(entries):
         raise DeploymentError(f"the network takes {len(entries)} inputs, got {len(inputs)}")
     found: list[Tensor] = []
-    for at, (each, entry) in enumerate(zip(inputs, entries, strict=True)):
-        tensor = _tensor(each, at)
-        size = batch if batch is not None else found[0].shape[0] if found else tensor.shape[:1].numel()
-        if tensor.shape != (size, *entry.shape[1:]) or tensor.dtype != entry.dtype:
-            expected = ", ".join(["batch" if batch is None else str(batch), *map(str, entry.shape[1:])])
+    size = batch
+    for value, entry in zip(inputs, entries, strict=True):  # arrays tell their shape and type faster than tensors
+        plain = type(value) is np.ndarray and value.dtype == entry.plain and value.flags.c_contiguous
+        tensor = torch.from_numpy(value) if plain else _tensor(value, len(found))
+        shape = value.shape
+        if size is None and shape:
+            size = shape[0]
+        if shape[1:] != entry.each or shape[:1] != (size,) or not (plain or tensor.dtype == entry.dtype):
+            expected = ", ".join(["batch" if batch is None else str(batch), *map(str, entry.each)])
             raise DeploymentError(
-                f"input {at} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected {entry.dtype} of shape "
+                f"input {len(found)} is {tensor.dtype} of shape {tuple(shape)}; expected {entry.dtype} of shape "
                 f"({expected}), the batch being the same in all inputs"
             )
-        laid = tensor.to(memory_format=torch.channels_last) if last and tensor.ndim == 4 else tensor
-        found.append(laid.clone() if entry.written else laid)
-    return found if last else [tensor.contiguous() for tensor in found]
+        if last and len(shape) == 4:
+            tensor = tensor.to(memory_format=torch.channels_last)
+        elif not (last or plain):
+            tensor = tensor.contiguous()
+        found.append(tensor.clone() if entry.written else tensor)
+    return found
 
 
-def arrays_if(outputs: list[Tensor], *, like: Sequence[Any]) -> list[Any]:
-    """Outputs as they are if an input is a tensor, else as arrays."""
-    return outputs if any(isinstance(each, Tensor) for each in like) else [each.numpy() for each in outputs]
+def all_arrays(inputs: Sequence[Any]) -> bool:
+    """Whether no input is a tensor; if one is, outputs are tensors, too."""
+    return all(isinstance(each, np.ndarray) for each in inputs)
 
 
 def _tensor(value: Any, at: int) -> Tensor:
-    if isinstance(value, Tensor):
-        if value.device.type != "cpu":
-            raise DeploymentError(f"input {at} is on {value.device}; call .cpu() on it first")
-        return value
-    if not isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray):
+        plain = value.flags.c_contiguous or min(value.strides, default=0) >= 0
+        try:
+            return torch.from_numpy(value if plain else np.ascontiguousarray(value))
+        except (TypeError, ValueError) as error:
+            raise DeploymentError(f"input {at} cannot be a tensor: {error}; convert it to float32 first") from error
+    if not isinstance(value, Tensor):
         raise DeploymentError(f"input {at} is a {type(value).__name__}; expected a numpy array or a torch tensor")
-    try:
-        return torch.from_numpy(np.ascontiguousarray(value) if min(value.strides, default=0) < 0 else value)
-    except (TypeError, ValueError) as error:
-        raise DeploymentError(f"input {at} cannot be a tensor: {error}; convert it to float32 first") from error
+    if value.device.type != "cpu":
+        raise DeploymentError(f"input {at} is on {value.device}; call .cpu() on it first")
+    return value

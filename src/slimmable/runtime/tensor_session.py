@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimmable.errors import ArtifactError, DeploymentError
 from slimmable.runtime.base import Arrays, Work
-from slimmable.runtime.tensor_inputs import arrays_if, tensors_of
+from slimmable.runtime.tensor_inputs import all_arrays, tensors_of
 from slimmable.runtime.tensor_program import Program, Stored
 
 
@@ -78,7 +78,7 @@ class TensorSession:
                 raise DeploymentError(
                     f"the network fails on these inputs: {error}; give inputs as those it was exported with"
                 ) from error
-        return arrays_if(found, like=inputs)
+        return [each.numpy() for each in found] if all_arrays(inputs) else found
 
     def close(self) -> None:
         """Let go of the arrays."""

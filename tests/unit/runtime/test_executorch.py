@@ -122,19 +122,24 @@ def test_a_mutated_graph_is_refused_or_writes_inside_its_file(data):
 
 
 class Module:
-    """A stand-in for ExecuTorch's: it adds the first byte of its weights, and refuses more than four rows."""
+    """A stand-in for ExecuTorch's: it adds the first byte of its weights, and refuses more than four rows.
+
+    Outputs that are not cloned stand in memory that the next run writes.
+    """
 
     def __init__(self, code: bytes, data: bytes) -> None:
         assert code == b"code"
         self.data = data
         self.batches: list[int] = []
+        self.memory = torch.zeros(4, 3)
 
-    def forward(self, inputs: Sequence[Tensor]) -> list[Any]:
+    def forward(self, inputs: Sequence[Tensor], clone_outputs: bool = True) -> list[Any]:
         assert all(each.is_contiguous() for each in inputs)
         self.batches.append(len(inputs[0]))
         if len(inputs[0]) > 4:
             raise RuntimeError("Failed to execute method forward, error: 0x10\nand more")
-        return [inputs[0] + self.data[0], None]
+        found = torch.add(inputs[0], self.data[0], out=self.memory[: len(inputs[0])])
+        return [found.clone() if clone_outputs else found, None]
 
 
 def session(**changes: Any) -> tuple[ExecuTorchSession, list[Data]]:
@@ -167,6 +172,15 @@ def test_a_network_that_fixes_the_batch_runs_at_that_one():
     assert its._module.batches == [2]
     with pytest.raises(DeploymentError, match=r"expected torch.float32 of shape \(2, 3\)"):
         its.run([torch.ones(3, 3)])
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_outputs_stay_as_they_are_when_the_session_runs_again(kind):
+    its, _ = session()
+    (first,) = its.run([kind(np.zeros((2, 3), np.float32))])
+    kept = first.tolist()
+    its.run([kind(np.ones((2, 3), np.float32))])
+    assert first.tolist() == kept
 
 
 def test_a_closed_session_gives_its_memory_back_once_and_runs_no_more():
