@@ -2,7 +2,8 @@
 
 For each network, five widths (0.25, 0.5, 0.75, 1.0 and one drawn for each layer) stand in one artifact. Against each
 width stands a network of that width exported by the runtime's own means from plain PyTorch, batch norm folded. Both
-run in turn, with the same native network a second time as control: what that one strays from 1 is noise.
+run in turn, with the same native network a second time as control: what that one strays from 1 is noise. All are made
+three times, for where their memory happens to lie is worth a few percent.
 
 * ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native one, the
   worst cell; ``..._median`` the median of all cells; ``extracted_ratio``: the plain extracted module;
@@ -26,7 +27,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,22 +36,16 @@ from typing import Any
 import numpy as np
 import torch
 from common import Ratio, conclude, interleaved, parser, show
-from torch import Tensor, nn
+from deploy_networks import NETWORKS, Case, case, natives, write
+from torch import Tensor
 
 import slimmable
-from slimmable import SlimmableModel, Widths
 from slimmable.export.artifact import write_artifact
-from slimmable.models import build_model
 from slimmable.record import Json
 from slimmable.runtime import Artifact, Runtime
 from slimmable.runtime.engine import BackendName
 from slimmable.runtime.memory import footprint
 
-NETWORKS = {
-    "mobilenet_v2": ("torchvision:mobilenet_v2", 224),
-    "resnet50": ("torchvision:resnet50", 224),
-    "mobilenet_v1_cifar": ("slimmable:mobilenet_v1_cifar", 32),
-}
 BACKENDS: dict[BackendName, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
@@ -58,120 +54,11 @@ BACKENDS: dict[BackendName, str] = {
 }
 SHORTEST = 20.0
 """Milliseconds: shorter runs are repeated, or the clock would be measured."""
+PLACES = 3
+"""How often the sessions of a cell are made."""
 
-Native = Callable[[], object]
-
-
-@dataclass
-class Case:
-    """A network, its widths, the files of both sides, and what was measured."""
-
-    name: str
-    net: SlimmableModel
-    widths: dict[str, Widths]
-    inputs: Tensor
-    folder: Path
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def artifact(self) -> Path:
-        """The file of all widths."""
-        return self.folder / f"{self.name}.slim"
-
-    def native(self, width: str, suffix: str) -> Path:
-        """The file of one width."""
-        return self.folder / f"{self.name}-{width}.{suffix}"
-
-
-def case(name: str, folder: Path, *, size: int | None = None) -> Case:
-    """A network with made-up weights and batch-norm statistics measured on noise: all but accuracy is real."""
-    known, own = NETWORKS[name]
-    side = size or own
-    torch.manual_seed(0)
-    net = slimmable.convert(build_model(known, num_classes=1000).model, torch.randn(2, 3, side, side)).eval()
-    widths = {f"{ratio}": net.space.uniform(ratio) for ratio in (0.25, 0.5, 0.75, 1.0)}
-    widths["drawn"] = net.space.random(Random(0))
-    slimmable.calibrate(net, [torch.randn(8, 3, side, side)], list(widths.values()))
-    return Case(name, net, widths, torch.randn(2, 3, side, side), folder)
-
-
-def write(case: Case, backends: list[BackendName]) -> None:
-    """The artifact, and a file of its own for each width and runtime."""
-    write_artifact(case.net, case.artifact, case.widths, example_inputs=case.inputs, backends=backends)
-    for name, widths in case.widths.items():
-        plain = case.net.extract(widths, fold_batch_norm=True).eval()
-        if {"onnx", "openvino"} & set(backends):
-            dynamic = ({0: torch.export.Dim("batch")},)
-            torch.onnx.export(
-                plain,
-                (case.inputs,),
-                case.native(name, "onnx"),
-                dynamo=True,
-                dynamic_shapes=dynamic,
-                external_data=False,
-                verbose=False,
-            )
-        if "executorch" in backends:
-            from slimmable.export.lowering import lowered
-
-            case.native(name, "pte").write_bytes(lowered(plain, (case.inputs,), external=False).program)
-
-
-# ---------------------------------------------------------------------------------------------------- native sides
-
-
-def native_onnx(path: Path, threads: int) -> Callable[[np.ndarray], Any]:
-    """A session of ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})
-
-
-def native_openvino(path: Path, threads: int) -> Callable[[np.ndarray], Any]:
-    """An inference request of OpenVINO, in single precision as ours."""
-    import openvino
-
-    core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(path), "CPU", settings)
-    request = compiled.create_infer_request()
-    return lambda x: request.infer([x], share_inputs=True, share_outputs=False)
-
-
-def native_executorch(path: Path) -> Callable[[np.ndarray], Any]:
-    """A program of ExecuTorch."""
-    from executorch.extension.pybindings.portable_lib import _load_for_executorch
-
-    program = _load_for_executorch(str(path))
-    return lambda x: program.forward([torch.from_numpy(x)])
-
-
-def native_torch(plain: nn.Module) -> Callable[[np.ndarray], Any]:
-    """A plain network in eager mode."""
-    plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    def run(x: np.ndarray) -> Tensor:
-        with torch.inference_mode():
-            return plain(torch.from_numpy(x).contiguous(memory_format=torch.channels_last))
-
-    return run
-
-
-def natives(case: Case, backend: BackendName, width: str, threads: int) -> Callable[[np.ndarray], Any]:
-    """The natively exported network of a width."""
-    match backend:
-        case "onnx":
-            return native_onnx(case.native(width, "onnx"), threads)
-        case "openvino":
-            return native_openvino(case.native(width, "onnx"), threads)
-        case "executorch":
-            return native_executorch(case.native(width, "pte"))
-        case "torch":
-            return native_torch(case.net.extract(case.widths[width], fold_batch_norm=True).eval())
+Sides = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
 
 
 # ------------------------------------------------------------------------------------------------------ measuring
@@ -203,32 +90,51 @@ class Cell:
 
 
 def latencies(case: Case, backend: BackendName, batches: list[int], options: argparse.Namespace) -> list[Cell]:
-    """Every width and batch of a network on a runtime."""
+    """Every width and batch of a network on a runtime.
+
+    Where a session's memory happens to lie is worth a few percent, so all sides are made anew ``PLACES`` times.
+    """
     cells: list[Cell] = []
     for width in case.widths:
-        with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
-            time.sleep(1.5)  # until what building left behind is tidied up
-            cells += [compared(case, backend, width, batch, runtime, options) for batch in batches]
-        gc.collect()
+        found: dict[int, list[Times]] = {batch: [] for batch in batches}
+        differences: dict[int, list[float]] = {batch: [] for batch in batches}
+        for _ in range(PLACES):
+            with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
+                first, second = (natives(case, backend, width, options.threads) for _ in range(2))
+                time.sleep(1.5)  # until what building left behind is tidied up
+                for batch in batches:
+                    x = noise(case, batch)
+                    sides = {
+                        "native": partial(first, x),
+                        "ours": partial(runtime.run, x),
+                        "control": partial(second, x),
+                    }
+                    found[batch].append(timed(sides, batch, options))
+                    differences[batch].append(float(np.abs(array(first(x)) - array(runtime.run(x))).max()))
+            del first, second
+            gc.collect()
+        cells += [
+            cell(case.name, BACKENDS[backend], width, batch, found[batch], max(differences[batch])) for batch in batches
+        ]
     return cells
 
 
-def compared(
-    case: Case, backend: BackendName, width: str, batch: int, runtime: Runtime, options: argparse.Namespace
-) -> Cell:
-    """A width against the native network of that width."""
+def noise(case: Case, batch: int) -> np.ndarray:
+    """Made-up images."""
     side = case.inputs.shape[-1]
-    x = np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
-    first, second = (natives(case, backend, width, options.threads) for _ in range(2))
-    found = interleaved(
-        {"native": lambda: first(x), "ours": lambda: runtime.run(x), "control": lambda: second(x)},
-        rounds=options.rounds if batch == 1 else max(options.rounds // 3, 3),
-        clock=options.clock,
-        least=SHORTEST,
-    )
-    difference = float(np.abs(array(first(x)) - array(runtime.run(x))).max())
-    ours, control = (Ratio.of(found[name], found["native"]) for name in ("ours", "control"))
-    return Cell(case.name, BACKENDS[backend], width, batch, ours, control, difference)
+    return np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
+
+
+def timed(sides: Sides, batch: int, options: argparse.Namespace) -> Times:
+    """Milliseconds of all sides; large batches take long and stray less, so they have fewer rounds."""
+    rounds, warm_up = (options.rounds, 2) if batch == 1 else (max(options.rounds // 7, 2), 1)
+    return interleaved(sides, rounds=rounds, warm_up=warm_up, clock=options.clock, least=SHORTEST)
+
+
+def cell(case: str, label: str, width: str, batch: int, found: list[Times], difference: float) -> Cell:
+    """Ratios of all rounds, wherever the memory lay."""
+    native, ours, control = ([ms for its in found for ms in its[name]] for name in ("native", "ours", "control"))
+    return Cell(case, label, width, batch, Ratio.of(ours, native), Ratio.of(control, native), difference)
 
 
 def array(value: Any) -> np.ndarray:
@@ -243,14 +149,14 @@ def array(value: Any) -> np.ndarray:
 def extracted(case: Case, options: argparse.Namespace) -> list[Cell]:
     """The plain extracted module against a network of plain modules: itself, made a second time."""
     cells: list[Cell] = []
-    for width, widths in case.widths.items():
-        made = [native_torch(case.net.extract(widths, fold_batch_norm=True).eval()) for _ in range(3)]
-        x = case.inputs[:1].numpy()
-        names = ("native", "ours", "control")
-        runs = {name: (lambda run=run, x=x: run(x)) for name, run in zip(names, made, strict=True)}
-        found = interleaved(runs, rounds=options.rounds, clock=options.clock, least=SHORTEST)
-        ours, control = (Ratio.of(found[name], found["native"]) for name in ("ours", "control"))
-        cells.append(Cell(case.name, "extracted", width, 1, ours, control, 0.0))
+    x = case.inputs[:1].numpy()
+    for width in case.widths:
+        found: list[Times] = []
+        for _ in range(PLACES):
+            made = [natives(case, "torch", width, options.threads) for _ in range(3)]
+            sides = {name: partial(run, x) for name, run in zip(("native", "ours", "control"), made, strict=True)}
+            found.append(timed(sides, 1, options))
+        cells.append(cell(case.name, "extracted", width, 1, found, 0.0))
     return cells
 
 

@@ -5,8 +5,8 @@ A small ResNet is trained with the same loop, data, epochs, optimizer and schedu
 * independent networks, built natively at 4 widths: the curve to match, at the price of 4 trainings and 4 networks. Each
   is trained with two seeds: the curve is their mean, and how far they differ is the noise of a training;
 * S-Net: one set of weights, 4 switches with private batch norm;
-* US-Net: one set of weights for any width, by the sandwich rule and calibration. Every width learns from the labels:
-  in trainings as short as this one they did better than in-place distillation (``--distill``);
+* US-Net: one set of weights for any width, by the sandwich rule, in-place distillation and calibration. In trainings of
+  fewer steps than this one, widths that all learn from the labels do better (``--no-distill``);
 * naive sharing: one set of weights and one batch norm for 4 widths, which fails.
 
 US-Net is measured at 16 widths against the independent networks' curve, and once more without calibration: with the
@@ -193,7 +193,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--distill", action="store_true", help="let the widest width teach the others of the US-Net")
+    parser.add_argument(
+        "--distill",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the widest width teach the others of the US-Net (default), or teach all of them the labels",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
     options = parser.parse_args()
