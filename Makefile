@@ -20,7 +20,8 @@ demo: $(STAMP) ## train on digits, calibrate, show 13 widths, extract one
 test: $(STAMP) ## unit tests, laws, end-to-end tests, and the examples in docstrings, README and docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal $(TEST_ARGS)
 
-nightly: $(STAMP) ## the laws of conversion on ten times as many random networks
+nightly: $(STAMP) ## tests that take too long for every time; the laws of conversion on ten times as many random networks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly -n $(TEST_PROCESSES) --maxprocesses 4 tests
 	SLIMMABLE_EXAMPLES=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_conversion_laws.py -n $(TEST_PROCESSES) --maxprocesses 4
 
 check: $(STAMP) ## style, formatting, types, import order

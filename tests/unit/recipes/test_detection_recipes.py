@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ from slimmable.train.step import train_step
 from tests.unit.recipes.scenes import TINY, TINY_MAPS
 
 COCO = [name for name in RECIPES if "/coco-" in name]
+EVERY_TIME = ("detection/coco-faster-rcnn", "instance-segmentation/coco-mask-rcnn")
+
+
+def drawn(name: str, folder: Path, *, images: tuple[int, int], side: int) -> list[str]:
+    """A folder of shapes for a recipe, and the changes of the recipe that read it."""
+    arrows = name.startswith("keypoints")
+    write_shapes(folder, images=images, side=side, arrows=arrows)
+    return [f"task.data.root={folder}", *([f"task.network.keypoints={len(CORNERS)}"] if arrows else [])]
 
 
 @pytest.mark.parametrize("name", COCO)
@@ -45,10 +54,7 @@ def test_settings_are_those_of_the_paper(name):
 
 @pytest.mark.parametrize("name", COCO)
 def test_neck_and_heads_stay_wide_and_full_networks_convert(name, tmp_path):
-    arrows = name.startswith("keypoints")
-    write_shapes(tmp_path, images=(4, 2), side=64, arrows=arrows)
-    keypoints = [f"task.network.keypoints={len(CORNERS)}"] if arrows else []
-    found = read_recipe(name, [f"task.data.root={tmp_path}", "task.data.size=64", *keypoints])
+    found = read_recipe(name, [*drawn(name, tmp_path, images=(4, 2), side=64), "task.data.size=64"])
 
     net = new_network(found, found.task.build())
 
@@ -62,10 +68,12 @@ def test_neck_and_heads_stay_wide_and_full_networks_convert(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["detection/coco-faster-rcnn", "instance-segmentation/coco-mask-rcnn"])
+@pytest.mark.parametrize(
+    "name", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.nightly) for name in COCO]
+)
 def test_one_step_at_full_size(name, tmp_path):
-    write_shapes(tmp_path, images=(3, 1), side=640)
-    found = read_recipe(name, [f"task.data.root={tmp_path}", "task.data.batch_size=1", "start=null"])
+    changes = drawn(name, tmp_path, images=(3, 1), side=640)
+    found = read_recipe(name, [*changes, "task.data.batch_size=1", "task.data.workers=0", "start=null"])
     task = found.task.build()
     net = new_network(found, task)
     calibrate_run(
