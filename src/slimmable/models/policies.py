@@ -59,7 +59,8 @@ def frame_policy(actions: int, *, frames: int = 4, width: float = 1.0) -> nn.Mod
 
     .. math:: 400 \cdot 64 f a + 81 \cdot 16 a b + 49 (9 b c + c d) + d (\text{actions} + 1)
 
-    multiply-accumulates. Weights are orthogonal as in [2], so that every action is about as likely as any other first.
+    multiply-accumulates. Weights are orthogonal, as in implementations of [2], so that every
+    action is about as likely as any other first.
 
     Args:
         actions: How many actions there are.

@@ -101,6 +101,8 @@ class Found:
 class HeldOutLoss:
     """Loss of widths on held-out images after calibration: what searches minimise, never on the test images.
 
+    Where a task has no figure called ``loss`` it is the figure that matters most, turned so that less is better.
+
     Args:
         net: The trained network; it comes back as it was.
         task: With its batches on the network's device.
@@ -120,7 +122,10 @@ class HeldOutLoss:
             calibrate(net, task.calibration_batches(samples=self.samples, seed=self.seed), list(widths_list))
             batches = task.validation_batches()
             found = evaluate(net, batches, widths_list, forward=task.forward, metric_factory=task.metrics)
-        return [figures["loss"] for figures in found]
+        if all("loss" in figures for figures in found):
+            return [figures["loss"] for figures in found]
+        sign = -1 if task.higher_is_better else 1
+        return [sign * figures[task.metric] for figures in found]
 
 
 @contextmanager

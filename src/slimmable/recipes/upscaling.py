@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,12 @@ from slimmable.record import atomic_path
 from slimmable.tasks import SuperResolutionTask
 from slimmable.tasks.images.decode import FileImages
 from slimmable.tasks.tiling import TILE
+
+_KEEPING: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+}
+"""How formats are written that would lose what the network has added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,8 @@ def upscale_files(
         What was written.
 
     Raises:
-        RecipeError: The run is of another task, two results would have one name, or the tile is odd.
+        RecipeError: The run is of another task, two results would have one name, one would replace an image that is
+            read, or the tile is odd.
         CalibrationError: The network has batch norm and no statistics at this width.
         DataError: A file is no image, or no such image can be written.
     """
@@ -80,6 +88,15 @@ def upscale_files(
 
 
 def _targets(images: Sequence[str | Path], output: Path) -> list[Path]:
+    targets = _named(images, output)
+    originals = {Path(image).resolve() for image in images}
+    for target in targets:
+        if target.resolve() in originals:
+            raise RecipeError(f"{target} would replace the image it is made from; name another file or folder")
+    return targets
+
+
+def _named(images: Sequence[str | Path], output: Path) -> list[Path]:
     from PIL import Image
 
     if output.suffix:
@@ -100,7 +117,8 @@ def _write(pixels_HWC: Tensor, path: Path) -> None:
 
     with atomic_path(path) as temporary:
         try:
-            Image.fromarray(pixels_HWC.numpy()).save(temporary, Image.registered_extensions()[path.suffix.lower()])
+            kind = Image.registered_extensions()[path.suffix.lower()]
+            Image.fromarray(pixels_HWC.numpy()).save(temporary, kind, **_KEEPING.get(kind, {}))
         except (KeyError, OSError) as error:
             raise DataError(
                 f"{path} cannot be written ({error}); expected .png or another ending of an image"

@@ -95,6 +95,23 @@ def test_the_objective_is_the_loss_on_held_out_images_after_calibration(opened):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_without_a_loss_the_figure_that_matters_most_is_made_better(opened, monkeypatch, higher):
+    net, task, *_ = opened
+
+    class Score:
+        def update(self, outputs, batch):
+            self.value = 2.0
+
+        def compute(self):
+            return {"score": self.value}
+
+    monkeypatch.setattr(task, "metrics", Score)
+    monkeypatch.setattr(type(task), "metric", "score")
+    monkeypatch.setattr(type(task), "higher_is_better", higher)
+    assert HeldOutLoss(net, task, samples=32, seed=0)([net.space.largest]) == [-2.0 if higher else 2.0]
+
+
 def test_the_network_comes_back_even_if_an_evaluation_fails(opened, monkeypatch):
     net, task, *_ = opened
     before = everything(net)

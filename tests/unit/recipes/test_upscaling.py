@@ -82,6 +82,30 @@ def test_what_cannot_be_done_is_said(upscaler, tmp_path, images, output, error, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("output", [".", "0.png"])
+def test_originals_are_never_replaced(upscaler, tmp_path, output):
+    opened, root = upscaler
+    image = tmp_path / "0.png"
+    image.write_bytes((root / "test" / "0.png").read_bytes())
+    before = image.read_bytes()
+
+    with pytest.raises(RecipeError, match=r"0.png would replace the image it is made from; name another"):
+        list(upscale_files(opened, [image], tmp_path / output, width=half(opened)))
+
+    assert image.read_bytes() == before
+
+
+def test_photographs_of_a_camera_that_was_turned_stand_upright(upscaler, tmp_path):
+    opened, _ = upscaler
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (20, 12)).save(tmp_path / "turned.jpg", exif=turned)
+
+    [found] = upscale_files(opened, [tmp_path / "turned.jpg"], tmp_path / "out.png", width=half(opened))
+
+    assert found.size == (24, 40)
+
+
 def test_a_classifier_makes_nothing_larger(finished, tmp_path):
     opened = open_run(finished[0])
     with pytest.raises(RecipeError, match=r"the run is of classification; .* train super-resolution/photos"):

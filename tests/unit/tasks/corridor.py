@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 NAME = "SlimmableCorridor-v0"
+PAINTED = "SlimmablePaintedCorridor-v0"
 LENGTH = 5
 
 
@@ -33,6 +34,15 @@ class Corridor(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([self.place, self.length, self.np_random.normal()], dtype=np.float32)
 
 
+class Painted(Corridor):
+    """The corridor as a picture, whose channels come last."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (12, 16, 3), np.uint8)
+
+    def _seen(self) -> np.ndarray:
+        return np.full((12, 16, 3), self.place, np.uint8)
+
+
 class Stubborn(nn.Module):
     """Prefers one action by far, and values what it sees by its first number."""
 
@@ -48,5 +58,6 @@ class Stubborn(nn.Module):
 
 
 def register() -> None:
-    if NAME not in gymnasium.registry:
-        gymnasium.register(NAME, Corridor)
+    for name, environment in ((NAME, Corridor), (PAINTED, Painted)):
+        if name not in gymnasium.registry:
+            gymnasium.register(name, environment)

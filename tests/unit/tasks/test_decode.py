@@ -38,6 +38,30 @@ def test_lossless_file_gives_its_pixels(write):
     assert np.array_equal(found.numpy(), np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_as_the_camera_was_held(tmp_path, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "image.png", exif=tag)
+    images = FileImages((str(tmp_path / "image.png"),))
+
+    found = images[0].numpy()
+
+    upright = pixels.transpose(1, 0, 2) if orientation >= 5 else pixels
+    turns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
+    assert np.array_equal(found, upright[:: turns[0], :: turns[1]])
+    assert images.size(0) == found.shape[:2]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", ".png"), ("I", ".tiff"), ("F", ".tiff")])
+def test_shades_that_would_be_cut_off_are_refused(tmp_path, mode, suffix):
+    path = tmp_path / f"deep{suffix}"
+    Image.new(mode, (6, 4)).save(path)
+    with pytest.raises(DataError, match=r"deep.* has the mode .*, shades of more than 8 bits; expected 8. Convert it"):
+        FileImages((str(path),))[0]
+
+
 @pytest.mark.parametrize("large", [False, True], ids=["one thread", "several"])
 def test_decoding_all_equals_decoding_one_by_one(write, monkeypatch, large):
     if large:

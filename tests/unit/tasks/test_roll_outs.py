@@ -14,7 +14,7 @@ from slimmable.models.policies import vector_policy
 from slimmable.tasks import EnvironmentSettings, PpoSettings, ReinforcementLearningTask
 from slimmable.tasks.reinforcement import acting
 from slimmable.train import AdamW, Constant, Fixed, TrainSettings, fit
-from tests.unit.tasks.corridor import LENGTH, NAME, Stubborn, register
+from tests.unit.tasks.corridor import LENGTH, NAME, PAINTED, Stubborn, register
 
 CARTPOLE = EnvironmentSettings(parallel=2)
 PPO = PpoSettings(steps=8, roll_outs=2, passes=2, batch_size=8)
@@ -53,6 +53,34 @@ def test_batches_are_as_many_as_said_and_each_step_is_in_as_many_as_there_are_pa
         assert not torch.equal(first, second)
         assert sorted(first.tolist()) == sorted(second.tolist())
         assert len(first) == 16
+
+
+class Looking(nn.Module):
+    """Notes the shapes of what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen = set()
+
+    def forward(self, x):
+        self.seen.add(tuple(x.shape[1:]))
+        return torch.zeros(len(x), 2) + self.weight, torch.zeros(len(x), 1)
+
+
+def test_pictures_have_their_channels_first_wherever_they_are_seen():
+    environment = EnvironmentSettings(name=PAINTED, parallel=2, validation_episodes=1, test_episodes=1)
+    task, net = task_of(environment), Looking()
+
+    for batch in task.train_batches(net, epoch=0, seed=0):
+        task.forward(net, batch)
+    for batch in task.test_batches():
+        task.forward(net, batch)
+    for (seen,) in task.calibration_batches(samples=8, seed=0):
+        net(seen)
+
+    assert net.seen == {(3, 12, 16)}
+    assert tuple(task.example_inputs()[0].shape[1:]) == (3, 12, 16)
 
 
 def test_they_follow_from_seed_epoch_and_weights():

@@ -18,11 +18,13 @@ BAR_FROM = 2000
 SMALL = 128 * 128
 """Images of fewer pixels decode in less time than threads need to take turns."""
 LUMINANCE = (0.299, 0.587, 0.114)
+_ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held; from 5 on sides are swapped."""
 
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images that are decoded when they are asked for.
+    """Images that are decoded when they are asked for, upright: turned as their EXIF tag says.
 
     Args:
         files: Their paths.
@@ -39,14 +41,16 @@ class FileImages:
         """Bytes of one image, ``(H, W, C)``.
 
         Raises:
-            DataError: The file is no image, or is damaged.
+            DataError: The file is no image, is damaged, or has other than 8 bits for a shade.
         """
-        image_module = _pillow()
-        try:
-            with image_module.open(self.files[index]) as image:
-                pixels = np.array(image.convert("RGB" if self.channels == 3 else "L"))
-        except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-            raise _unreadable(self.files[index], error) from error
+        with self._opened(index) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut shades off, not scale them
+                raise DataError(
+                    f"image {self.files[index]} has the mode {image.mode}, shades of more than 8 bits; expected 8. "
+                    "Convert it first, for how its shades are to be scaled cannot be known."
+                )
+            upright = _operations().exif_transpose(image)
+            pixels = np.array(upright.convert("RGB" if self.channels == 3 else "L"))
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], self.channels))
 
     def take(self, indices: Tensor) -> "FileImages":
@@ -59,10 +63,17 @@ class FileImages:
         Raises:
             DataError: The file is no image.
         """
+        with self._opened(index) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[Any]:
+        image_module = _pillow()
         try:
-            with _pillow().open(self.files[index]) as image:
-                return image.height, image.width
-        except OSError as error:
+            with image_module.open(self.files[index]) as image:
+                yield image
+        except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
             raise _unreadable(self.files[index], error) from error
 
 
@@ -200,3 +211,9 @@ def _pillow() -> Any:
     except ModuleNotFoundError as error:
         raise MissingDependencyError("image files need Pillow: pip install 'slimmable[vision]'") from error
     return Image
+
+
+def _operations() -> Any:
+    from PIL import ImageOps
+
+    return ImageOps

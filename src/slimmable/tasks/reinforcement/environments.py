@@ -11,6 +11,7 @@ from slimmable.tasks.reinforcement.settings import EnvironmentSettings
 try:
     import gymnasium
     from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 except ImportError as missing:
     raise MissingDependencyError(
@@ -42,7 +43,9 @@ def open_environments(settings: EnvironmentSettings, *, count: int, seed: int) -
     kind = SubprocVecEnv if settings.processes and count > 1 else DummyVecEnv
     make: Callable[..., Any] = partial(_make, settings.name, atari=settings.atari)
     if not settings.atari:
-        return make_vec_env(make, n_envs=count, seed=seed, vec_env_cls=kind)
+        made = make_vec_env(make, n_envs=count, seed=seed, vec_env_cls=kind)
+        # PPO would turn images by itself, but only those that it learns from.
+        return VecTransposeImage(made) if _has_channels_last(made.observation_space) else made
     games = make_atari_env(make, n_envs=count, seed=seed, vec_env_cls=kind)
     return VecTransposeImage(VecFrameStack(games, STACK))
 
@@ -74,6 +77,10 @@ def spaces_of(settings: EnvironmentSettings) -> Spaces:
         environments.close()
 
 
+def _has_channels_last(seen: Any) -> bool:
+    return is_image_space(seen) and not is_image_space_channels_first(seen)
+
+
 def _make(name: str, *, atari: bool) -> gymnasium.Env[Any, Any]:
     """One environment; in a process of its own too, where nothing has been registered yet."""
     if atari:
@@ -86,7 +93,15 @@ def _make(name: str, *, atari: bool) -> gymnasium.Env[Any, Any]:
         games.ALEInterface.setLoggerMode(games.LoggerMode.Error)  # else every game begins with a line about itself
         gymnasium.register_envs(games)
     try:
-        return gymnasium.make(name)
+        made = gymnasium.make(name)
     except gymnasium.error.Error as error:
         problem = str(error).strip("`")
         raise RecipeError(f"the environment {name!r} cannot be made: {problem}") from error
+    skipped = getattr(made.unwrapped, "_frameskip", 1)
+    if atari and skipped != 1:
+        made.close()
+        raise RecipeError(
+            f"{name} skips frames itself ({skipped}), beside the four that the wrappers skip; expected an environment "
+            "that does not, such as BreakoutNoFrameskip-v4"
+        )
+    return made
