@@ -16,8 +16,11 @@ widest network's batch-norm statistics cut to size. The folder holds ``train/CLA
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,21 @@ class Comparison:
         return outcome
 
 
+METHODS: dict[str, Callable[[Comparison], Outcome]] = {
+    "independent": Comparison.independent,
+    "again": partial(Comparison.independent, seed=1),
+    "S-Net": Comparison.s_net,
+    "US-Net": Comparison.us_net,
+    "naive": Comparison.naive,
+}
+
+
+def outcome(comparison: Comparison, name: str) -> Outcome:
+    """A method's figures, computed in a process of its own."""
+    torch.set_num_threads(1)
+    return METHODS[name](comparison)
+
+
 def cut_statistics(net: SlimmableModel, widths: Widths) -> None:
     """Give ``widths`` the widest network's statistics, cut to size: what happens where nobody calibrates."""
     full = net.table(net.space.largest)
@@ -200,6 +218,7 @@ def main() -> None:
         help="let the widest width teach the others of the US-Net (default), or teach all of them the labels",
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="methods that run at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
     options = parser.parse_args()
     data = ImageDataSettings(
@@ -211,17 +230,12 @@ def main() -> None:
     )
     comparison = Comparison(task=ClassificationTask(data), options=options)
     started = time.perf_counter()
-    methods = {
-        "independent": comparison.independent,
-        "again": lambda: comparison.independent(seed=1),
-        "S-Net": comparison.s_net,
-        "US-Net": comparison.us_net,
-        "naive": comparison.naive,
-    }
     outcomes: dict[str, Outcome] = {}
-    for name, method in methods.items():
-        outcomes[name] = method()
-        console.print(f"{name}: {outcomes[name].seconds:.0f} s of training")
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        jobs = {name: pool.submit(outcome, comparison, name) for name in METHODS}
+        for name, job in jobs.items():
+            outcomes[name] = job.result()
+            console.print(f"{name}: {outcomes[name].seconds:.0f} s of training")
     minutes = (time.perf_counter() - started) / 60
     show(outcomes)
     images = sum(len(batch.labels) for batch in comparison.task.test_batches())
@@ -238,7 +252,7 @@ def main() -> None:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     del settings["folder"], settings["results"]
     record = {
-        "environment": environment(device="cpu", threads=torch.get_num_threads()),
+        "environment": environment(device="cpu", threads=1),
         "settings": {**settings, "test_images": images},
         "figures": figures,
         "margins": above,
