@@ -83,11 +83,8 @@ def run(
 
 def _begin_with(net: SlimmableModel, task: Task, recipe: Recipe, *, held: bool, progress: bool) -> None:
     """Weights of another run, if the recipe names one; else statistics, if training will not change them."""
-    if recipe.start is not None:
-        source = open_run(recipe.start.run)
-        ratios = set(recipe.trained_ratios) & set(source.recipe.trained_ratios)
-        take_over(net, source.net, recipe.start, ratios=ratios)
-    missing = net.switches if recipe.start is None else [each for each in net.switches if each not in net.calibrated]
+    brought = () if recipe.start is None else take_over(net, open_run(recipe.start.run).net, recipe.start)
+    missing = [each for each in net.switches if each not in brought]
     if held and missing:
         widths = [NamedWidths(label=str(each), widths=each) for each in missing]
         calibrate_run(net, task, recipe, widths, progress=progress)

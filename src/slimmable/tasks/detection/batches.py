@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from slimmable.tasks.detection.scenes import Scene, Scenes, Target, mirrored
 from slimmable.tasks.images.splits import seeded_generator
+from slimmable.tasks.loading import loaded
 
 
 class SceneBatch(NamedTuple):
@@ -65,7 +66,7 @@ class TrainScenes:
         order = torch.randperm(len(self.scenes), generator=generator)[: len(self) * self.batch_size].tolist()
         flips = (torch.rand(len(order), generator=generator) < 0.5).tolist() if self.flip else [False] * len(order)
         chosen = _Chosen(self.scenes, order, flips, self.swap)
-        yield from _loaded(chosen, self.batch_size, self.workers, self.device, generator=generator)
+        yield from _batches(chosen, self.batch_size, self.workers, self.device, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class WholeScenes:
 
     def __iter__(self) -> Iterator[SceneBatch]:
         chosen = _Chosen(self.scenes, list(range(len(self.scenes))), None, ())
-        yield from _loaded(chosen, self.batch_size, self.workers, self.device, generator=None)
+        yield from _batches(chosen, self.batch_size, self.workers, self.device, generator=None)
 
 
 class _Chosen(Dataset[Scene]):
@@ -107,11 +108,15 @@ class _Chosen(Dataset[Scene]):
         return mirrored(scene, self.swap) if self.flips[index] else scene
 
 
-def _loaded(
+def _batches(
     chosen: _Chosen, batch_size: int, workers: int, device: torch.device, *, generator: torch.Generator | None
 ) -> Iterator[SceneBatch]:
-    loader: DataLoader[Scene] = DataLoader(
-        chosen, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=generator
-    )
-    for scenes in loader:
+    for scenes in loaded(
+        chosen,
+        order=range(len(chosen)),
+        batch_size=batch_size,
+        workers=workers,
+        generator=generator,
+        collate=list,
+    ):
         yield batch_of(scenes, device)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from slimmable.errors import MissingDependencyError
 from slimmable.tasks.images.decode import centre
@@ -15,6 +15,7 @@ from slimmable.tasks.images.memory import ImageBatch, Normalisation
 from slimmable.tasks.images.settings import Augmentation
 from slimmable.tasks.images.sources import LabelledImages
 from slimmable.tasks.images.splits import seeded_generator
+from slimmable.tasks.loading import loaded
 
 Transform = Callable[[Tensor], Tensor]
 """From bytes ``(H, W, C)`` of any size to bytes ``(side, side, C)``."""
@@ -97,15 +98,14 @@ class StreamBatches:
         order: Sequence[int] = range(len(self.source))
         if self.seed_parts is not None:
             order = torch.randperm(len(self.source), generator=generator).tolist()
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        for images, labels in loaded(
             _Transformed(source=self.source, transform=self.transform, seed_parts=seed_parts),
+            order=order[: len(self) * self.batch_size],
             batch_size=self.batch_size,
-            sampler=order[: len(self) * self.batch_size],
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
+            workers=self.workers,
             generator=generator,
-        )
-        for images, labels in loader:
+            pin_memory=self.device.type == "cuda",
+        ):
             images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
             yield ImageBatch(self.normalise(images), labels)
 

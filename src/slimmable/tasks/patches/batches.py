@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from slimmable.tasks.images.splits import seeded_generator
+from slimmable.tasks.loading import loaded
 from slimmable.tasks.patches.pairs import Pair, Pairs
 
 ORIENTATIONS = 8
@@ -90,14 +91,14 @@ class PatchBatches:
             corners=torch.rand(len(images), 2, generator=generator, dtype=torch.float64).tolist(),
             orientations=torch.randint(ORIENTATIONS, (len(images),), generator=generator).tolist(),
         )
-        loader: DataLoader[Pair] = DataLoader(
+        for low, high in loaded(
             patches,
+            order=range(len(images)),
             batch_size=self.batch_size,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
+            workers=self.workers,
             generator=generator,
-        )
-        for low, high in loader:
+            pin_memory=self.device.type == "cuda",
+        ):
             yield batch_of(low, high, self.device)
 
 
@@ -135,9 +136,6 @@ class _Patches(Dataset[Pair]):
     images: list[int]
     corners: list[tuple[float, float]]
     orientations: list[int]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, index: int) -> Pair:
         pair = self.pairs[self.images[index]]

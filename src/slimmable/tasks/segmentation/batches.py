@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from slimmable.models.vision_options import DEVIATION, MEAN
 from slimmable.tasks.images.splits import seeded_generator
+from slimmable.tasks.loading import loaded
 from slimmable.tasks.segmentation.maps import IGNORED, LabelMap, LabelMaps
 
 
@@ -106,10 +107,13 @@ class TrainMaps:
             Look(least + (most - least) * scale, (top, left), self.flip and side < 0.5)
             for scale, top, left, side in draws
         ]
-        loader: DataLoader[LabelMap] = DataLoader(
-            _Squares(self, order, looks), batch_size=self.batch_size, num_workers=self.workers, generator=generator
-        )
-        for images, labels in loader:
+        for images, labels in loaded(
+            _Squares(self, order, looks),
+            order=range(len(order)),
+            batch_size=self.batch_size,
+            workers=self.workers,
+            generator=generator,
+        ):
             yield batch_of(images, labels, self.device)
 
 
@@ -139,9 +143,6 @@ class WholeMaps:
 class _Squares(Dataset[LabelMap]):
     def __init__(self, its: TrainMaps, order: list[int], looks: list[Look]) -> None:
         self.its, self.order, self.looks = its, order, looks
-
-    def __len__(self) -> int:
-        return len(self.order)
 
     def __getitem__(self, index: int) -> LabelMap:
         pixels = self.its.maps[self.order[index]]
