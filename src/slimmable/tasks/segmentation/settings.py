@@ -29,7 +29,8 @@ class LabelMapSettings(ImageSetBounds):
         dataset: ``shapes`` are drawn, see :mod:`slimmable.tasks.detection.shapes`; ``folder`` is any.
         root: Where the images lie; not needed for ``shapes``.
         size: Length of the shorter side that images are resized to; shapes are drawn at this size.
-        crop: Side of the squares that are learnt from.
+        crop: Side of the squares that are learnt from. Costs and exported networks are of such squares, or of ``size``
+            if that is less.
         scales: Least and largest factor by which training images are resized beyond that.
         batch_size: Squares in a batch. In training an incomplete last batch is left out; evaluation takes one image
             at a time.
