@@ -158,7 +158,8 @@ def load_maps(settings: LabelMapSettings) -> MapSplits:
         return _shapes(settings)
     root, seed = Path(settings.root or "."), settings.split_seed
     voc = [place for place in (root, root / "VOCdevkit" / "VOC2012") if (place / "SegmentationClass").is_dir()]
-    if (root / "annotations").is_dir() or list(root.glob("*/_annotations.coco.json")):
+    # VOC has Annotations/ too, which is annotations/ on a disk that does not tell them apart.
+    if not voc and ((root / "annotations").is_dir() or list(root.glob("*/_annotations.coco.json"))):
         scenes = coco_parts(root, masks=True, keypoints=False)
         classes = scenes["train"].vocabulary.classes
         train, test = scenes["train"], scenes.get("test") or scenes["val"]
@@ -213,6 +214,8 @@ def _voc(root: Path) -> dict[str, FileMaps]:
             continue
         names = (lists / f"{part}.txt").read_text(encoding="utf-8").split()
         pairs = [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
+        if part == "test" and pairs and not any(mask.is_file() for _, mask in pairs):
+            continue  # VOC2012's test images are published without label maps
         found[part] = _paired([(str(image), str(mask)) for image, mask in pairs], lists / f"{part}.txt", len(VOC))
     return _complete(found, lists)
 

@@ -16,7 +16,7 @@ class LabelMapSettings(ImageSetBounds):
     A folder has one of these layouts:
 
     * Pascal VOC's: ``JPEGImages/``, ``SegmentationClass/`` and ``ImageSets/Segmentation/train.txt`` and ``val.txt``;
-      ``VOCdevkit/VOC2012`` below the folder is found.
+      ``VOCdevkit/VOC2012`` below the folder is found. ``test.txt`` counts where its label maps are there.
     * ``train/images/*`` and ``train/masks/*.png`` of the same names, ``val/`` or ``test/`` or both likewise, and
       ``classes.txt`` with a name on each line, from label 1 on.
     * COCO's format, see :class:`slimmable.tasks.detection.settings.SceneSettings`: masks are painted, pixels of crowds
