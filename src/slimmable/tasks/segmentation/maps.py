@@ -21,6 +21,9 @@ from slimmable.tasks.segmentation.settings import LabelMapSettings
 IGNORED = 255
 """Label of pixels that count nowhere."""
 
+MOST_CLASSES = IGNORED - 1
+"""Classes that a byte tells apart beside the background and :data:`IGNORED`."""
+
 VOC = (
     "aeroplane",
     "bicycle",
@@ -152,10 +155,20 @@ def load_maps(settings: LabelMapSettings) -> MapSplits:
     """The images that ``settings`` name, split; files are listed but not read.
 
     Raises:
-        DataError: Files are missing or malformed.
+        DataError: Files are missing or malformed, or there are more than :data:`MOST_CLASSES` classes.
     """
     if settings.dataset == "shapes":
         return _shapes(settings)
+    found = _from_folder(settings)
+    if len(found.classes) > MOST_CLASSES:
+        raise DataError(
+            f"{settings.root} has {len(found.classes)} classes; expected at most {MOST_CLASSES}: a label is a byte, "
+            f"of which 0 is background and {IGNORED} counts nowhere. Merge or leave out some."
+        )
+    return found
+
+
+def _from_folder(settings: LabelMapSettings) -> MapSplits:
     root, seed = Path(settings.root or "."), settings.split_seed
     voc = [place for place in (root, root / "VOCdevkit" / "VOC2012") if (place / "SegmentationClass").is_dir()]
     # VOC has Annotations/ too, which is annotations/ on a disk that does not tell them apart.

@@ -22,6 +22,8 @@ class LabelMapSettings(ImageSetBounds):
     * COCO's format, see :class:`slimmable.tasks.detection.settings.SceneSettings`: masks are painted, pixels of crowds
       and of objects of two classes are 255.
 
+    There are at most 254 classes.
+
     The final figures come from ``test``, or from ``val`` where there is no ``test``; validation images are then held
     out from ``train``.
 

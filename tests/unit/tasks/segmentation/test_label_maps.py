@@ -1,5 +1,6 @@
 """Label maps: painted, read from files, cut into squares."""
 
+import json
 import shutil
 
 import numpy as np
@@ -120,6 +121,25 @@ def test_annotations_of_pascal_voc_are_not_coco_s_where_case_does_not_matter(tmp
     (root / "annotations").mkdir()  # as a disk that does not tell cases apart finds Annotations/
 
     assert load_maps(folder(root)).classes == VOC
+
+
+@pytest.mark.parametrize("form", ["files", "coco"])
+def test_there_are_as_many_classes_as_a_byte_tells_apart(form, tmp_path):
+    root = plain_folder(tmp_path) if form == "files" else write_shapes(tmp_path, images=(2, 1), side=32)
+
+    def load(count):
+        names = [f"c{i}" for i in range(1, count + 1)]
+        if form == "files":
+            (root / "classes.txt").write_text("\n".join(names))
+        for file in root.glob("annotations/*.json"):
+            value = json.loads(file.read_text())
+            value["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+            file.write_text(json.dumps(value))
+        return load_maps(folder(root))
+
+    assert len(load(254).classes) == 254
+    with pytest.raises(DataError, match="has 255 classes; expected at most 254"):
+        load(255)
 
 
 def test_bad_folders_are_named(tmp_path):
