@@ -356,11 +356,12 @@ def _resolved(term: Term, resolve: Callable[[Layout], Layout]) -> Term:
 
 def _fixed(variables: Variables, findings: Findings) -> Iterable[Fixed]:
     """One entry for each layer whose output cannot vary, whole or in part."""
-    seen: set[tuple[fx.Node, int]] = set()
+    seen: set[tuple[fx.Node | str, int]] = set()
     for node, axis, module in findings.opened:
-        if (node, axis) in seen:
+        key = findings.names.get(node, node), axis  # a parameter has a node in each of the graphs
+        if key in seen:
             continue
-        seen.add((node, axis))
+        seen.add(key)
         layout = findings.axes[node][0][axis]
         reasons: dict[Pin, int] = {}
         for span, why in variables.pins(layout):

@@ -2,11 +2,12 @@
 
 from typing import Any, get_args
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.segmentation import LRASPP, DeepLabV3
+from torchvision.models.segmentation import LRASPP
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
-from torchvision.models.segmentation.fcn import FCN, FCNHead
+from torchvision.models.segmentation.fcn import FCNHead
 
 from slimmable.errors import RecipeError
 from slimmable.models.pyramids import channels_of, stages
@@ -14,6 +15,36 @@ from slimmable.models.vision_options import SegmenterName
 
 _DILATED = ("resnet50", "resnet101")
 """ResNets whose blocks torchvision can dilate."""
+
+
+class TwoHeaded(nn.Module):
+    """DeepLabV3 or FCN, its second head run in training alone.
+
+    torchvision's own run it in evaluation too, so that it would be part of costs and of every exported graph. Names of
+    tensors are the same.
+
+    Args:
+        backbone: From images to feature maps under ``out`` and, for the second head, ``aux``.
+        classifier: Head of ``out``.
+        aux_classifier: Head of ``aux``, or None.
+    """
+
+    def __init__(self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.aux_classifier = aux_classifier
+
+    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """Logits of every pixel under ``out``; in training those of the second head under ``aux``."""
+        features: dict[str, Tensor] = self.backbone(images_BCHW)
+        logits = {"out": self.classifier(features["out"])}
+        if self.training and self.aux_classifier is not None:
+            logits["aux"] = self.aux_classifier(features["aux"])
+        size = images_BCHW.shape[-2:]
+        return {
+            name: F.interpolate(each, size=size, mode="bilinear", align_corners=False) for name, each in logits.items()
+        }
 
 
 def build_segmenter(
@@ -32,12 +63,12 @@ def build_segmenter(
         classes: Kinds of things, without the background.
         backbone: See :func:`slimmable.models.pyramids.stages`; ResNet-50 and -101 are dilated to stride 8.
         width: Multiplier of the backbone's channel counts.
-        auxiliary: Whether there is a second head, on the backbone's last stage but one; LR-ASPP has none.
+        auxiliary: Whether training has a second head, on the backbone's last stage but one; LR-ASPP has none.
         pretrained: Start from the backbone's published ImageNet weights, which are fetched.
 
     Returns:
-        Network from ``(B, 3, H, W)`` to logits ``(B, 1 + classes, H, W)`` under ``out`` and, of the second head,
-        ``aux``.
+        Network from ``(B, 3, H, W)`` to logits ``(B, 1 + classes, H, W)`` under ``out`` and, of the second head in
+        training, ``aux``.
 
     Raises:
         RecipeError: A name is unknown, or a number out of its range.
@@ -61,5 +92,4 @@ def build_segmenter(
     second = auxiliary and {layers[2]: "aux"}
     body = IntermediateLayerGetter(inner, {**(second or {}), layers[3]: "out"})
     head = DeepLabHead(channels[3], classes + 1) if name == "deeplabv3" else FCNHead(channels[3], classes + 1)
-    make = DeepLabV3 if name == "deeplabv3" else FCN
-    return make(body, head, FCNHead(channels[2], classes + 1) if auxiliary else None)
+    return TwoHeaded(body, head, FCNHead(channels[2], classes + 1) if auxiliary else None)

@@ -78,11 +78,11 @@ class SegmentationSettings(Section):
         return self.build().network_of(len(facts.classes))
 
     def preprocessing(self, facts: NetworkFacts) -> dict[str, Any]:
-        """Sizes, mean and standard deviation."""
+        """Sizes, mean and standard deviation: the centre of an image that is as large as in evaluation."""
         channels, height, width = facts.input_size
         return {
             "channels": channels,
-            "resize": min(height, width),
+            "resize": self.data.size,
             "size": [height, width],
             "mean": [*MEAN],
             "std": [*DEVIATION],

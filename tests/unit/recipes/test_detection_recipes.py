@@ -9,14 +9,18 @@ import pytest
 import torch
 
 from slimmable.errors import RecipeError
+from slimmable.models.vision_options import DEVIATION
 from slimmable.recipes import RECIPES, open_run, open_subnetwork, read_recipe, recipe, run, write_subnetwork
 from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.detection import CLIP
+from slimmable.recipes.facts import NetworkFacts
 from slimmable.recipes.figures import measure
 from slimmable.recipes.methods import SNet
 from slimmable.recipes.run import calibrate_run
 from slimmable.recipes.searching import HeldOutLoss
 from slimmable.recipes.widths import NamedWidths, name_ratios
+from slimmable.runtime.manifest import Tensor as ImageInput
+from slimmable.runtime.server.images import Preprocessing
 from slimmable.tasks.detection.shapes import CORNERS, write_shapes
 from slimmable.train import Sgd, Step
 from slimmable.train.step import train_step
@@ -95,6 +99,38 @@ def test_one_step_at_full_size(name, tmp_path):
     assert all(each.grad is None for each in net.tables.parameters())
 
 
+@pytest.mark.parametrize("name", ["segmentation/voc-deeplabv3", "segmentation/voc-lraspp"])
+def test_costs_and_artifacts_of_voc_are_for_the_size_of_training(name):
+    section = recipe(name).task
+
+    [example] = section.build().example_inputs()
+
+    assert example.shape == (2, 3, 480, 480)
+    found = section.preprocessing(NetworkFacts(input_size=tuple(example.shape[1:])))
+    assert (found["resize"], found["size"]) == (520, [480, 480])
+
+
+@pytest.mark.parametrize(("size", "crop", "side"), [(40, 32, 32), (40, 64, 40)], ids=["cut", "whole"])
+def test_an_artifact_sees_what_evaluation_sees(size, crop, side, tmp_path):
+    root = write_shapes(tmp_path, images=(2, 1), side=96)
+    sizes = [f"task.data.size={size}", f"task.data.crop={crop}"]
+    section = read_recipe("segmentation/smoke", ["task.data.dataset=folder", f"task.data.root={root}", *sizes]).task
+    task = section.build()
+    facts = section.facts(task)
+    taken = ImageInput(name="images", shape=(None, *facts.input_size), dtype="float32")
+
+    prepare = Preprocessing.of(section.preprocessing(facts), [taken])
+
+    [file] = (root / "val").iterdir()
+    found = torch.from_numpy(prepare(file.read_bytes(), max_pixels=10**6))
+    [batch] = task.test_batches()
+    edge = (size - side) // 2
+    assert found.shape == (1, 3, side, side)
+    level = 1 / 255 / min(DEVIATION)  # two libraries round to bytes
+    centre = batch.images[..., edge : edge + side, edge : edge + side]
+    torch.testing.assert_close(found, centre, rtol=0, atol=1.01 * level)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -144,7 +180,8 @@ def test_a_run_comes_back_without_its_data(name, changes, tmp_path):
     manifest = write_subnetwork(opened, half, tmp_path / "half", fold_batch_norm=True)
     assert "data" not in manifest["task"]
     plain = open_subnetwork(tmp_path / "half")
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+    norms = [path for path, module in plain.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(path.startswith("aux_classifier.") for path in norms)  # which evaluation does not run
 
 
 def test_recipes_need_no_torchvision_until_a_network_is_built():

@@ -21,6 +21,9 @@ from slimmable.tasks.segmentation.settings import LabelMapSettings
 IGNORED = 255
 """Label of pixels that count nowhere."""
 
+MOST_CLASSES = IGNORED - 1
+"""Classes that a byte tells apart beside the background and :data:`IGNORED`."""
+
 VOC = (
     "aeroplane",
     "bicycle",
@@ -152,13 +155,24 @@ def load_maps(settings: LabelMapSettings) -> MapSplits:
     """The images that ``settings`` name, split; files are listed but not read.
 
     Raises:
-        DataError: Files are missing or malformed.
+        DataError: Files are missing or malformed, or there are more than :data:`MOST_CLASSES` classes.
     """
     if settings.dataset == "shapes":
         return _shapes(settings)
+    found = _from_folder(settings)
+    if len(found.classes) > MOST_CLASSES:
+        raise DataError(
+            f"{settings.root} has {len(found.classes)} classes; expected at most {MOST_CLASSES}: a label is a byte, "
+            f"of which 0 is background and {IGNORED} counts nowhere. Merge or leave out some."
+        )
+    return found
+
+
+def _from_folder(settings: LabelMapSettings) -> MapSplits:
     root, seed = Path(settings.root or "."), settings.split_seed
     voc = [place for place in (root, root / "VOCdevkit" / "VOC2012") if (place / "SegmentationClass").is_dir()]
-    if (root / "annotations").is_dir() or list(root.glob("*/_annotations.coco.json")):
+    # VOC has Annotations/ too, which is annotations/ on a disk that does not tell them apart.
+    if not voc and ((root / "annotations").is_dir() or list(root.glob("*/_annotations.coco.json"))):
         scenes = coco_parts(root, masks=True, keypoints=False)
         classes = scenes["train"].vocabulary.classes
         train, test = scenes["train"], scenes.get("test") or scenes["val"]
@@ -213,6 +227,8 @@ def _voc(root: Path) -> dict[str, FileMaps]:
             continue
         names = (lists / f"{part}.txt").read_text(encoding="utf-8").split()
         pairs = [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
+        if part == "test" and pairs and not any(mask.is_file() for _, mask in pairs):
+            continue  # VOC2012's test images are published without label maps
         found[part] = _paired([(str(image), str(mask)) for image, mask in pairs], lists / f"{part}.txt", len(VOC))
     return _complete(found, lists)
 

@@ -16,11 +16,13 @@ class LabelMapSettings(ImageSetBounds):
     A folder has one of these layouts:
 
     * Pascal VOC's: ``JPEGImages/``, ``SegmentationClass/`` and ``ImageSets/Segmentation/train.txt`` and ``val.txt``;
-      ``VOCdevkit/VOC2012`` below the folder is found.
+      ``VOCdevkit/VOC2012`` below the folder is found. ``test.txt`` counts where its label maps are there.
     * ``train/images/*`` and ``train/masks/*.png`` of the same names, ``val/`` or ``test/`` or both likewise, and
       ``classes.txt`` with a name on each line, from label 1 on.
     * COCO's format, see :class:`slimmable.tasks.detection.settings.SceneSettings`: masks are painted, pixels of crowds
       and of objects of two classes are 255.
+
+    There are at most 254 classes.
 
     The final figures come from ``test``, or from ``val`` where there is no ``test``; validation images are then held
     out from ``train``.
@@ -29,7 +31,8 @@ class LabelMapSettings(ImageSetBounds):
         dataset: ``shapes`` are drawn, see :mod:`slimmable.tasks.detection.shapes`; ``folder`` is any.
         root: Where the images lie; not needed for ``shapes``.
         size: Length of the shorter side that images are resized to; shapes are drawn at this size.
-        crop: Side of the squares that are learnt from.
+        crop: Side of the squares that are learnt from. Costs and exported networks are of such squares, or of ``size``
+            if that is less.
         scales: Least and largest factor by which training images are resized beyond that.
         batch_size: Squares in a batch. In training an incomplete last batch is left out; evaluation takes one image
             at a time.

@@ -20,7 +20,6 @@ from slimmable.tasks.segmentation.settings import LabelMapSettings
 
 AUXILIARY = 0.5
 """Weight of the second head's loss, as torchvision trains its own networks."""
-LARGEST_EXAMPLE = 256
 
 _CALIBRATION = 2**31 - 1
 """An epoch that no training reaches."""
@@ -116,8 +115,8 @@ class SegmentationTask:
         )
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """Two images of noise, as large as the squares but at most 256 pixels a side."""
-        side = min(LARGEST_EXAMPLE, self.data.crop)
+        """Two images of noise, as large as the squares that are learnt from, without what lies outside images."""
+        side = min(self.data.size, self.data.crop)
         return (torch.randn((2, 3, side, side), generator=seeded_generator(0)).to(self.device),)
 
     def train_batches(self, net: nn.Module, *, epoch: int, seed: int) -> TrainMaps:

@@ -1,5 +1,6 @@
 """Label maps: painted, read from files, cut into squares."""
 
+import json
 import shutil
 
 import numpy as np
@@ -77,8 +78,7 @@ def test_a_folder_of_images_and_label_maps(tmp_path):
     assert labels[1:].unique().tolist() == [1]
 
 
-def test_pascal_voc_as_it_is_unpacked(tmp_path):
-    root = tmp_path / "VOCdevkit" / "VOC2012"
+def voc_folder(root):
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     for part, names in (("train", ["a", "b"]), ("val", ["c"])):
@@ -86,12 +86,60 @@ def test_pascal_voc_as_it_is_unpacked(tmp_path):
         for name in names:
             labels = np.full((20, 30), 20, np.uint8)
             write_pair(root / f"JPEGImages/{name}.jpg", root / f"SegmentationClass/{name}.png", labels, palette=True)
+    return root
+
+
+def test_pascal_voc_as_it_is_unpacked(tmp_path):
+    voc_folder(tmp_path / "VOCdevkit" / "VOC2012")
 
     splits = load_maps(folder(tmp_path))
 
     assert len(splits.classes) == len(VOC) == 20
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1, 1, 1)
     assert splits.test[0].labels.unique().tolist() == [20]
+
+
+def test_test_images_of_pascal_voc_count_where_they_have_label_maps(tmp_path):
+    root = voc_folder(tmp_path)
+    (root / "ImageSets" / "Segmentation" / "test.txt").write_text("d\ne\n")
+    for name in "de":
+        shutil.copy(root / "JPEGImages" / "c.jpg", root / "JPEGImages" / f"{name}.jpg")
+
+    without = load_maps(folder(root))
+    shutil.copy(root / "SegmentationClass" / "c.png", root / "SegmentationClass" / "d.png")
+    with pytest.raises(DataError, match=r"e\.png is missing, and 0 more"):
+        load_maps(folder(root))
+    shutil.copy(root / "SegmentationClass" / "c.png", root / "SegmentationClass" / "e.png")
+    found = load_maps(folder(root))
+
+    assert (len(without.train), len(without.validation), len(without.test)) == (1, 1, 1)
+    assert (len(found.train), len(found.validation), len(found.test)) == (2, 1, 2)
+
+
+def test_annotations_of_pascal_voc_are_not_coco_s_where_case_does_not_matter(tmp_path):
+    root = voc_folder(tmp_path)
+    (root / "annotations").mkdir()  # as a disk that does not tell cases apart finds Annotations/
+
+    assert load_maps(folder(root)).classes == VOC
+
+
+@pytest.mark.parametrize("form", ["files", "coco"])
+def test_there_are_as_many_classes_as_a_byte_tells_apart(form, tmp_path):
+    root = plain_folder(tmp_path) if form == "files" else write_shapes(tmp_path, images=(2, 1), side=32)
+
+    def load(count):
+        names = [f"c{i}" for i in range(1, count + 1)]
+        if form == "files":
+            (root / "classes.txt").write_text("\n".join(names))
+        for file in root.glob("annotations/*.json"):
+            value = json.loads(file.read_text())
+            value["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+            file.write_text(json.dumps(value))
+        return load_maps(folder(root))
+
+    assert len(load(254).classes) == 254
+    with pytest.raises(DataError, match="has 255 classes; expected at most 254"):
+        load(255)
 
 
 def test_bad_folders_are_named(tmp_path):

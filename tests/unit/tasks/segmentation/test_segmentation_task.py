@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from slimmable import convert
 from slimmable.errors import RecipeError
 from slimmable.tasks.segmentation.batches import MapBatch
 from slimmable.tasks.segmentation.intersection import IntersectionOverUnion
@@ -11,6 +12,7 @@ from slimmable.tasks.segmentation.maps import IGNORED
 from slimmable.tasks.segmentation.settings import LabelMapSettings
 from slimmable.tasks.segmentation.task import SegmentationTask
 from slimmable.train import Task
+from slimmable.train.step import train_step
 
 
 def task_of(**options):
@@ -102,6 +104,26 @@ def test_a_step_and_a_figure():
             metric.update(task.forward(net.eval(), held), held)
             break
     assert 0 <= metric.compute()[task.metric] <= 1
+
+
+def test_every_width_learns_with_its_second_head():
+    torch.manual_seed(0)
+    task = task_of()
+    net = convert(task.model(), *task.example_inputs()).train()
+    batch = next(iter(task.train_batches(net, epoch=0, seed=0)))
+    second = dict(net.model.aux_classifier.named_parameters())
+
+    for widths in (net.space.largest, net.space.uniform(0.5), net.space.smallest):
+        net.zero_grad(set_to_none=True)
+        losses = train_step(net, batch, task=task, widths_list=[net.space.largest, widths], distill=True)
+
+        assert all(torch.isfinite(loss) for loss in losses)
+        net.zero_grad(set_to_none=True)
+        train_step(net, batch, task=task, widths_list=[widths], distill=False)
+        kept = widths["aux_classifier.0"]
+        learns = second["0.weight"].grad.flatten(1).abs().sum(1) > 0
+        assert learns[:kept].any()
+        assert not learns[kept:].any()
 
 
 def test_lr_aspp_has_no_second_head():
