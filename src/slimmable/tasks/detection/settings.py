@@ -17,7 +17,8 @@ class SceneSettings(ImageSetBounds):
 
     * COCO's: ``annotations/instances_train2017.json`` for images in ``train2017/``, and ``val2017``; for keypoints
       ``person_keypoints_...`` where it is there. The final figures come from ``val``; validation images are held out
-      from ``train``, unless there is an annotated ``test`` too. Any ending will do in place of ``2017``.
+      from ``train``, unless there is an annotated ``test`` too. Any ending will do in place of ``2017``, the same
+      one for all parts.
     * ``train/_annotations.coco.json`` beside its images, and ``valid/`` or ``test/`` or both.
 
     Attributes:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from slimmable.errors import DataError, RecipeError
+from slimmable.tasks.detection.coco import coco_parts
 from slimmable.tasks.detection.pipeline import ScenePipeline
 from slimmable.tasks.detection.settings import SceneSettings
 from slimmable.tasks.detection.shapes import Shapes, write_shapes
@@ -57,6 +59,62 @@ def test_numbered_years_images_below_images_and_three_parts(written, tmp_path):
     splits = pipeline(tmp_path).splits
 
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (8, 4, 4)
+
+
+def years(written, root, *, files, folders):
+    """A folder with annotations and images of several years, such as ``val2017``."""
+    (root / "annotations").mkdir(parents=True)
+    source = {part: "train" if part.startswith("train") else "val" for part in (*files, *folders)}
+    for part in folders:
+        shutil.copytree(written / source[part], root / part)
+    for part in files:
+        shutil.copy(written / f"annotations/instances_{source[part]}.json", root / f"annotations/instances_{part}.json")
+    return root
+
+
+@pytest.mark.parametrize("folders", [["train2017", "val2017"], ["train2017", "val2014", "val2017"]], ids=" ".join)
+def test_of_several_years_the_one_with_images_of_all_parts_is_read(written, tmp_path, folders):
+    files = ["train2014", "val2014", "valminusminival2014", "train2017", "val2017"]
+
+    parts = coco_parts(years(written, tmp_path / "coco", files=files, folders=folders), masks=False, keypoints=False)
+
+    assert {part: Path(scenes.source.root).name for part, scenes in parts.items()} == {
+        "train": "train2017",
+        "val": "val2017",
+    }
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [["train2014", "train2017", "val2014", "val2017"], ["train2017", "val2014"], ["train", "val", "test2017"]],
+    ids=" ".join,
+)
+def test_parts_of_several_years_are_named_and_none_is_chosen(written, tmp_path, parts):
+    root = years(written, tmp_path / "coco", files=parts, folders=parts)
+
+    with pytest.raises(DataError, match=r"expected one ending that all of .* have.* Keep the files of one") as raised:
+        _ = pipeline(root).splits
+
+    assert all(f"instances_{part}.json" in str(raised.value) for part in parts)
+
+
+def test_no_image_is_in_two_parts_or_twice_in_one(written, tmp_path):
+    shutil.copytree(written, tmp_path / "linked")
+    shutil.rmtree(tmp_path / "linked" / "val")
+    (tmp_path / "linked" / "val").symlink_to(tmp_path / "linked" / "train")
+    with pytest.raises(DataError, match=r"train/000000\.png is listed twice, in train and in val"):
+        _ = pipeline(tmp_path / "linked").splits
+
+    def borrowed(content):
+        content["images"][2]["file_name"] = "../train/./000003.png"
+
+    root = changed(written, tmp_path / "borrowed", borrowed, "annotations/instances_val.json")
+    with pytest.raises(DataError, match=r"train/000003\.png is listed twice, in train and in val"):
+        _ = pipeline(root).splits
+
+    root = changed(written, tmp_path / "twice", lambda content: content["images"][2].update(file_name="000001.png"))
+    with pytest.raises(DataError, match=r"000001\.png is listed twice, in train; expected"):
+        _ = pipeline(root).splits
 
 
 def test_annotations_beside_their_images(written, tmp_path):
@@ -123,6 +181,7 @@ def test_calibration_images_are_prepared_and_as_many_as_asked(written):
     ("change", "message"),
     [
         (lambda content: content.pop("categories"), "cannot be read as annotations in COCO's format"),
+        (lambda content: content["images"][0].pop("file_name"), "cannot be read as annotations in COCO's format"),
         (lambda content: content.update(categories=[]), "names no categories"),
         (lambda content: content["categories"].pop(), "have other categories than those of train"),
         (lambda content: content.update(annotations=[]), "there are 0 images with objects to learn from"),
