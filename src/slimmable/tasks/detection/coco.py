@@ -45,18 +45,27 @@ class CocoScenes:
         """One image.
 
         Raises:
-            DataError: The image is missing or damaged, or an annotation is malformed.
+            DataError: The image is missing, damaged or of another size than the file says, or an annotation is
+                malformed.
         """
         from torchvision.transforms.functional import pil_to_tensor
 
         number = self.chosen[index]
+        listed = self.source.coco.imgs[self.source.ids[number]]
+        name = f"image {listed['file_name']} in {self.source.root}"
         try:
             picture, annotations = self.source[number]
         except (OSError, SyntaxError, ValueError) as error:
-            name = self.source.coco.loadImgs(self.source.ids[number])[0].get("file_name")
-            raise DataError(f"image {name} in {self.source.root} cannot be read: {error}") from error
+            raise DataError(f"{name} cannot be read: {error}") from error
         image = pil_to_tensor(picture)
         size = (image.shape[1], image.shape[2])
+        annotated = (listed.get("height") or size[0], listed.get("width") or size[1])
+        if annotated != size:
+            raise DataError(
+                f"{name} is {size[1]} x {size[0]} pixels (width x height) as it is stored, but annotated as "
+                f"{annotated[1]} x {annotated[0]}; expected one size. Was it resized, or does an EXIF tag turn it? "
+                "Store the image as it was annotated."
+            )
         return Scene(image, target_of(annotations, size, self.vocabulary, masks=self.masks, keypoints=self.keypoints))
 
     def take(self, places: list[int]) -> "CocoScenes":

@@ -139,7 +139,7 @@ def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) 
     """Mask ``(H, W)`` of polygons, or of run lengths, in COCO's format.
 
     Raises:
-        DataError: It is neither.
+        DataError: It is neither, or of another size.
         MissingDependencyError: faster-coco-eval is not installed.
     """
     try:
@@ -155,12 +155,18 @@ def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) 
             coded = mask.merge(mask.frPyObjects(segmentation, height, width))  # pyright: ignore[reportArgumentType]
         elif isinstance(segmentation["counts"], list):
             coded = mask.frPyObjects(segmentation, height, width)
-        return torch.from_numpy(np.ascontiguousarray(mask.decode(coded)))
+        found = torch.from_numpy(np.ascontiguousarray(mask.decode(coded)))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
             f"annotation {number} has no segmentation that can be read ({error}); expected polygons or run lengths in "
             "COCO's format"
         ) from error
+    if found.shape != size:
+        raise DataError(
+            f"annotation {number} has a mask of {found.shape[1]} x {found.shape[0]} pixels (width x height) on an "
+            f"image of {width} x {height}; expected one size"
+        )
+    return found
 
 
 def mirrored(scene: Scene, swap: Sequence[int]) -> Scene:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from slimmable.errors import DataError, RecipeError
 from slimmable.tasks.detection.coco import coco_parts
@@ -226,6 +227,28 @@ def test_a_missing_image_is_named_when_it_is_read(written, tmp_path):
     for index in (1, 2):
         with pytest.raises(DataError, match=f"image 00000{index}.png in .* cannot be read"):
             test[index]
+
+
+def test_an_image_of_another_size_than_annotated_is_named_when_it_is_read(written, tmp_path):
+    def other(content):
+        first, second, third, last = content["images"]
+        first["width"] = 31
+        second.update(width=24, height=48)
+        del third["width"]
+        last.update(width=None, height=None)
+
+    root = changed(written, tmp_path / "other", other, "annotations/instances_val.json")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: what is stored lies on its side
+    Image.new("RGB", (48, 24)).save(root / "val" / "000001.png", exif=turned)
+
+    test = pipeline(root).splits.test
+
+    with pytest.raises(DataError, match=r"image 000000.png in .* is 32 x 32 pixels .* but annotated as 31 x 32"):
+        test[0]
+    with pytest.raises(DataError, match=r"image 000001.png in .* is 48 x 24 pixels .* but annotated as 24 x 48"):
+        test[1]
+    assert [tuple(test[i].image.shape) for i in (2, 3)] == [(3, 32, 32)] * 2
 
 
 @pytest.mark.parametrize(

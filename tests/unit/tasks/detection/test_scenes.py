@@ -65,6 +65,11 @@ def test_polygons_and_run_lengths_are_the_same_mask():
     assert torch.equal(rasterised({"counts": counts, "size": [8, 10]}, (8, 10)), square)
 
 
+def test_run_lengths_of_another_size_than_the_image_are_refused():
+    with pytest.raises(DataError, match=r"annotation 5 has a mask of 8 x 9 pixels .* on an image of 12 x 8"):
+        rasterised({"counts": [70, 2], "size": [9, 8]}, (8, 12), 5)
+
+
 @pytest.mark.parametrize("arrows", [False, True])
 def test_a_mirror_of_the_mirror_is_the_scene(arrows):
     scenes = Shapes(count=4, side=48, part="train", seed=0, arrows=arrows, masks=True)
