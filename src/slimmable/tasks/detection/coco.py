@@ -4,13 +4,14 @@ import contextlib
 import io
 import os
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from slimmable.errors import DataError, MissingDependencyError
-from slimmable.tasks.detection.scenes import Scene, Vocabulary, target_of
+from slimmable.tasks.detection.scenes import Scene, Vocabulary, clipped, target_of
 from slimmable.tasks.images.splits import seeded_generator
 
 _ROBOFLOW = "_annotations.coco.json"
@@ -79,19 +80,18 @@ class CocoScenes:
         )
 
     def with_objects(self) -> "CocoScenes":
-        """Images with an object that is no crowd, and can be learnt from."""
-        coco = self.source.coco
-        kept = [
-            i
-            for i, number in enumerate(self.chosen)
-            if any(_counts(each) for each in coco.imgToAnns.get(self.source.ids[number], ()))
-        ]
-        return self.take(kept)
+        """Images with an object that is no crowd, and can be learnt from.
 
+        Raises:
+            DataError: An object has no box.
+        """
+        return self.take([place for place, number in enumerate(self.chosen) if self._has_objects(number)])
 
-def _counts(annotation: dict[str, Any]) -> bool:
-    box = annotation.get("bbox") or [0, 0, 0, 0]
-    return not annotation.get("iscrowd") and box[2] > 0 and box[3] > 0
+    def _has_objects(self, number: int) -> bool:
+        coco, image = self.source.coco, self.source.ids[number]
+        size = (coco.imgs[image].get("height") or inf, coco.imgs[image].get("width") or inf)
+        objects = coco.imgToAnns.get(image, ())
+        return any(not each.get("iscrowd") and clipped(each, size) is not None for each in objects)
 
 
 def coco_parts(root: Path, *, masks: bool, keypoints: bool) -> dict[str, CocoScenes]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ Target = dict[str, Tensor]
 
 POINTS = 17
 """Keypoints of a person in COCO."""
+
+_LEAST = 1e-2
+"""Pixels that width and height of a box must exceed: mirrored and resized as float32 it keeps an extent then."""
 
 
 class Scene(NamedTuple):
@@ -75,6 +79,38 @@ def _other_side(name: str) -> str:
     return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
 
 
+def clipped(annotation: Annotation, size: tuple[float, float]) -> list[float] | None:
+    """Left, top, right and bottom of an object within its image; None where next to nothing of it lies there.
+
+    Args:
+        annotation: Of the object.
+        size: Height and width of the image.
+
+    Raises:
+        DataError: The object has no box.
+
+    >>> clipped({"bbox": [-4, 2, 10, 5]}, (20, 20))
+    [0.0, 2.0, 6.0, 7.0]
+    >>> clipped({"bbox": [19.999, 2, 10, 5]}, (20, 20))
+    """
+    left, top, across, down = _box(annotation)
+    box = [max(left, 0.0), max(top, 0.0), min(left + across, size[1]), min(top + down, size[0])]
+    return box if min(box[2] - box[0], box[3] - box[1]) > _LEAST else None
+
+
+def _box(annotation: Annotation) -> tuple[float, float, float, float]:
+    try:
+        left, top, across, down = map(float, annotation["bbox"])
+        if all(map(isfinite, (left, top, across, down))):
+            return left, top, across, down
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise DataError(
+        f"annotation {annotation.get('id')} has no bbox of four numbers, but {annotation.get('bbox')!r}; expected "
+        "left, top, width and height"
+    )
+
+
 def target_of(
     annotations: Sequence[Annotation],
     size: tuple[int, int],
@@ -85,7 +121,7 @@ def target_of(
 ) -> Target:
     """Objects of an image as tensors.
 
-    Boxes are clipped to the image; what is left without area is no object.
+    Boxes are clipped to the image; what is left with a hundredth of a pixel or less is no object.
 
     Args:
         annotations: Of the image.
@@ -106,15 +142,14 @@ def target_of(
     kept: list[Annotation] = []
     for each in annotations:
         try:
-            left, top, across, down = map(float, each["bbox"])
             vocabulary.labels[each["category_id"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise DataError(
-                f"annotation {each.get('id')} has no bbox of four numbers, or no category_id of the file's categories; "
-                "expected both, as COCO's format has them"
+                f"annotation {each.get('id')} has category_id {each.get('category_id')!r}; expected one of the file's "
+                "categories"
             ) from error
-        box = [max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height)]
-        if box[2] > box[0] and box[3] > box[1]:
+        box = clipped(each, size)
+        if box is not None:
             boxes.append(box)
             kept.append(each)
     target = {

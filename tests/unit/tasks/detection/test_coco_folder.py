@@ -142,6 +142,21 @@ def test_images_without_objects_are_evaluated_but_not_learnt_from(written, tmp_p
     assert len(pipeline(other).splits.test) == 4
 
 
+def test_images_are_learnt_from_if_an_object_can_be_seen_on_them(written, tmp_path):
+    def slivers(content):
+        content["annotations"] = [
+            {**each, "bbox": [31.99999, 0, 0.3, 3]} if each["image_id"] <= 1 else each
+            for each in content["annotations"]
+        ]
+        del content["images"][1]["width"]
+
+    splits = pipeline(changed(written, tmp_path / "slivers", slivers)).splits
+
+    learnt = [scenes[i] for scenes in (splits.train, splits.validation) for i in range(len(scenes))]
+    assert len(learnt) == 7, "it is not known how wide the second image is before it is read"
+    assert sorted(len(scene.target["boxes"]) > 0 for scene in learnt) == [False] + [True] * 6
+
+
 def test_subsets_lie_within_larger_ones(written):
     few, more = (images(pipeline(written, train_images=count, test_images=2).splits.train) for count in (2, 5))
 
@@ -185,6 +200,7 @@ def test_calibration_images_are_prepared_and_as_many_as_asked(written):
         (lambda content: content["images"][0].pop("file_name"), "cannot be read as annotations in COCO's format"),
         (lambda content: content.update(categories=[]), "names no categories"),
         (lambda content: content["categories"].pop(), "have other categories than those of train"),
+        (lambda content: content["annotations"][0].update(bbox=[1, 2]), "annotation 1 has no bbox of four numbers"),
         (lambda content: content.update(annotations=[]), "there are 0 images with objects to learn from"),
     ],
 )

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from slimmable.errors import DataError
 from slimmable.tasks.detection.batches import without_crowds
@@ -38,6 +40,28 @@ def test_boxes_are_clipped_and_empty_ones_dropped():
     assert found["area"].tolist() == [50, 6]
     assert found["iscrowd"].tolist() == [0, 1]
     assert found["keypoints"].tolist() == [[[0, 0, 0]] * 3, [[1, 2, 2], [3, 4, 1], [0, 0, 0]]]
+
+
+@given(
+    width=st.integers(1, 10_000),
+    inside=st.floats(0, 1),
+    across=st.floats(0, 0.1),
+    scale=st.sampled_from([1 / 16, 1 / 3, 1.0, 3.7]),
+)
+@example(width=640, inside=639.99999 / 640, across=0.3, scale=1.0)
+def test_boxes_that_are_kept_have_an_extent_in_the_mirror_and_at_any_size(width, inside, across, scale):
+    annotation = {"bbox": [inside * width, 0, across, 3], "category_id": 3}
+    target = target_of([annotation], (8, width), Vocabulary.of(PEOPLE))
+
+    left, _, right, _ = (
+        mirrored(Scene(torch.zeros((3, 8, 1), dtype=torch.uint8).expand(3, 8, width), target), ())
+        .target["boxes"]
+        .mul(scale)
+        .unbind(1)
+    )
+
+    assert (right > left).all()
+    assert len(left) == (min(inside * width + across, width) - inside * width > 0.01)
 
 
 def test_an_image_without_objects_has_empty_tensors():
@@ -117,10 +141,11 @@ def test_training_passes_crowds_over():
     ("annotation", "message"),
     [
         ({"id": 4, "bbox": [1, 2], "category_id": 3}, "annotation 4 has no bbox of four numbers"),
-        (
-            {"id": 5, "bbox": [1, 2, 3, 4], "category_id": 9},
-            "annotation 5 has no bbox of four numbers, or no category_id",
-        ),
+        ({"id": 4, "category_id": 3}, "annotation 4 has no bbox of four numbers, but None"),
+        ({"id": 4, "bbox": [1, 2, 3, float("nan")], "category_id": 3}, "annotation 4 has no bbox of four numbers"),
+        ({"id": 4, "bbox": [1, 2, 3, None], "category_id": 3}, "annotation 4 has no bbox of four numbers"),
+        ({"id": 5, "bbox": [1, 2, 3, 4], "category_id": 9}, "annotation 5 has category_id 9; expected one of the file"),
+        ({"id": 5, "bbox": [1, 2, 3, 4]}, "annotation 5 has category_id None; expected one of the file"),
         ({"id": 6, "bbox": [1, 2, 3, 4], "category_id": 3}, "annotation 6 has no segmentation that can be read"),
     ],
 )
