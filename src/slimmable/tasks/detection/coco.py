@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from slimmable.errors import DataError, MissingDependencyError
-from slimmable.tasks.detection.scenes import Scene, Vocabulary, clipped, target_of
+from slimmable.tasks.detection.scenes import Scene, Vocabulary, clipped, is_crowd, target_of
 from slimmable.tasks.images.splits import seeded_generator
 
 _ROBOFLOW = "_annotations.coco.json"
@@ -83,7 +83,7 @@ class CocoScenes:
         """Images with an object that is no crowd, and can be learnt from.
 
         Raises:
-            DataError: An object has no box.
+            DataError: An annotation is malformed.
         """
         return self.take([place for place, number in enumerate(self.chosen) if self._has_objects(number)])
 
@@ -91,7 +91,7 @@ class CocoScenes:
         coco, image = self.source.coco, self.source.ids[number]
         size = (coco.imgs[image].get("height") or inf, coco.imgs[image].get("width") or inf)
         objects = coco.imgToAnns.get(image, ())
-        return any(not each.get("iscrowd") and clipped(each, size) is not None for each in objects)
+        return any(not is_crowd(each) and clipped(each, size) is not None for each in objects)
 
 
 def coco_parts(root: Path, *, masks: bool, keypoints: bool) -> dict[str, CocoScenes]:

@@ -98,17 +98,26 @@ def clipped(annotation: Annotation, size: tuple[float, float]) -> list[float] | 
     return box if min(box[2] - box[0], box[3] - box[1]) > _LEAST else None
 
 
-def _box(annotation: Annotation) -> tuple[float, float, float, float]:
-    try:
-        left, top, across, down = map(float, annotation["bbox"])
-        if all(map(isfinite, (left, top, across, down))):
-            return left, top, across, down
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise DataError(
-        f"annotation {annotation.get('id')} has no bbox of four numbers, but {annotation.get('bbox')!r}; expected "
-        "left, top, width and height"
-    )
+def is_crowd(annotation: Annotation) -> bool:
+    """Whether it is of many objects, of which each cannot be told.
+
+    Raises:
+        DataError: It says neither 0 nor 1.
+    """
+    found = annotation.get("iscrowd") or 0
+    if found not in (0, 1):
+        raise DataError(f"annotation {annotation.get('id')} has iscrowd {found!r}; expected 0 or 1")
+    return bool(found)
+
+
+def _box(annotation: Annotation) -> list[float]:
+    box = _numbers(annotation.get("bbox"))
+    if box is None or len(box) != 4:
+        raise DataError(
+            f"annotation {annotation.get('id')} has no bbox of four numbers, but {annotation.get('bbox')!r}; expected "
+            "left, top, width and height"
+        )
+    return box
 
 
 def target_of(
@@ -135,7 +144,7 @@ def target_of(
         ``(N, H, W)`` of 0 and 1 and ``keypoints`` ``(N, K, 3)`` as x, y, visibility.
 
     Raises:
-        DataError: An annotation has no box, or a category that the file does not list.
+        DataError: An annotation is malformed, or has a category or keypoints that its file does not list.
     """
     height, width = size
     boxes: list[list[float]] = []
@@ -155,19 +164,50 @@ def target_of(
     target = {
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         "labels": torch.tensor([vocabulary.labels[each["category_id"]] for each in kept], dtype=torch.int64),
-        "area": torch.tensor(
-            [each.get("area", each["bbox"][2] * each["bbox"][3]) for each in kept], dtype=torch.float32
-        ),
-        "iscrowd": torch.tensor([each.get("iscrowd", 0) for each in kept], dtype=torch.int64),
+        "area": torch.tensor([_area(each) for each in kept], dtype=torch.float32),
+        "iscrowd": torch.tensor([int(is_crowd(each)) for each in kept], dtype=torch.int64),
     }
     if masks:
         drawn = [rasterised(each.get("segmentation"), size, each.get("id")) for each in kept]
         target["masks"] = torch.stack(drawn) if drawn else torch.zeros((0, height, width), dtype=torch.uint8)
     if keypoints:
-        points = len(vocabulary.keypoints)
-        flat = [each.get("keypoints") or [0] * 3 * points for each in kept]
-        target["keypoints"] = torch.tensor(flat, dtype=torch.float32).reshape(-1, points, 3)
+        points = [_points(each, vocabulary.keypoints) for each in kept]
+        target["keypoints"] = torch.tensor(points, dtype=torch.float32).reshape(-1, len(vocabulary.keypoints), 3)
     return target
+
+
+def _area(annotation: Annotation) -> float:
+    area = annotation.get("area")
+    if area is None:
+        _, _, across, down = _box(annotation)
+        return across * down
+    numbers = _numbers([area])
+    if numbers is None:
+        raise DataError(f"annotation {annotation.get('id')} has area {area!r}; expected a number, or none")
+    return numbers[0]
+
+
+def _points(annotation: Annotation, names: Sequence[str]) -> list[float]:
+    flat = annotation.get("keypoints") or [0] * 3 * len(names)
+    points = _numbers(flat)
+    if points is None or len(points) != 3 * len(names):
+        found = repr(flat) if points is None else f"of {len(points)} numbers"
+        raise DataError(
+            f"annotation {annotation.get('id')} has keypoints {found}; expected {3 * len(names)} numbers: x, y and "
+            f"visibility of {', '.join(names)}"
+        )
+    return points
+
+
+def _numbers(values: Any) -> list[float] | None:
+    """A list of finite numbers; None if it is something else."""
+    if not isinstance(values, list | tuple):
+        return None
+    try:
+        found = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return None
+    return found if all(map(isfinite, found)) else None
 
 
 def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) -> Tensor:
@@ -187,21 +227,42 @@ def rasterised(segmentation: Any, size: tuple[int, int], number: object = None) 
     try:
         coded: Any = segmentation
         if isinstance(segmentation, list):
+            _require_polygons(segmentation)
             coded = mask.merge(mask.frPyObjects(segmentation, height, width))  # pyright: ignore[reportArgumentType]
-        elif isinstance(segmentation["counts"], list):
-            coded = mask.frPyObjects(segmentation, height, width)
-        found = torch.from_numpy(np.ascontiguousarray(mask.decode(coded)))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        else:
+            _require_run_lengths(segmentation, size)
+            if isinstance(segmentation["counts"], list):
+                coded = mask.frPyObjects(segmentation, height, width)
+        return torch.from_numpy(np.ascontiguousarray(mask.decode(coded)))
+    except (RuntimeError, TypeError, ValueError) as error:
         raise DataError(
-            f"annotation {number} has no segmentation that can be read ({error}); expected polygons or run lengths in "
-            "COCO's format"
+            f"annotation {number} has no segmentation that can be read ({error}); expected polygons of three points or "
+            f"more, or run lengths of {width} x {height} pixels (width x height), in COCO's format"
         ) from error
-    if found.shape != size:
-        raise DataError(
-            f"annotation {number} has a mask of {found.shape[1]} x {found.shape[0]} pixels (width x height) on an "
-            f"image of {width} x {height}; expected one size"
-        )
-    return found
+
+
+def _require_polygons(polygons: list[Any]) -> None:
+    """Polygons alone: of other lists of numbers the library makes boxes, or nothing."""
+    if not polygons:
+        raise ValueError("it is an empty list")
+    for polygon in polygons:
+        points = _numbers(polygon)
+        if points is None:
+            raise ValueError(f"a polygon is {str(polygon)[:40]}")
+        if len(points) < 6 or len(points) % 2:
+            raise ValueError(f"a polygon has {len(points)} numbers")
+
+
+def _require_run_lengths(coded: Any, size: tuple[int, int]) -> None:
+    if not isinstance(coded, dict) or not {"size", "counts"} <= set(coded):
+        raise ValueError(f"it is {str(coded)[:40]}")
+    height_width, counts = coded["size"], coded["counts"]
+    if height_width != [*size]:
+        raise ValueError(f"its size is {height_width}, height and width, but the image's is {[*size]}")
+    if not isinstance(counts, str | bytes | list):
+        raise ValueError(f"its counts are {counts!r}")
+    if isinstance(counts, list) and not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("its counts are not whole numbers of pixels")
 
 
 def mirrored(scene: Scene, swap: Sequence[int]) -> Scene:

@@ -12,6 +12,7 @@ from slimmable.tasks.detection.scenes import Scene, Vocabulary, mirrored, raster
 from slimmable.tasks.detection.shapes import Shapes
 
 PEOPLE = [{"id": 7, "name": "person", "keypoints": ["nose", "left_eye", "right_eye"]}, {"id": 3, "name": "dog"}]
+DOG = {"bbox": [1, 2, 3, 4], "category_id": 3}
 
 
 def test_labels_are_numbers_from_1_in_the_order_of_the_files_own():
@@ -89,9 +90,35 @@ def test_polygons_and_run_lengths_are_the_same_mask():
     assert torch.equal(rasterised({"counts": counts, "size": [8, 10]}, (8, 10)), square)
 
 
-def test_run_lengths_of_another_size_than_the_image_are_refused():
-    with pytest.raises(DataError, match=r"annotation 5 has a mask of 8 x 9 pixels .* on an image of 12 x 8"):
-        rasterised({"counts": [70, 2], "size": [9, 8]}, (8, 12), 5)
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, "it is None"),
+        ({"counts": [70, 10]}, "it is {'counts'"),
+        ([], "it is an empty list"),
+        ([[]], "a polygon has 0 numbers"),
+        ([[1, 1]], "a polygon has 2 numbers"),
+        ([[2, 1, 6, 4]], "a polygon has 4 numbers"),
+        ([[2, 1, 6, 1, 6, 4], [2, 1, 6, 1, 6, 4, 2]], "a polygon has 7 numbers"),
+        ([[2, 1, 6, 1, 6, None]], r"a polygon is \[2, 1"),
+        ([[2, 1, 6, 1, 6, float("nan")]], r"a polygon is \[2, 1"),
+        ([2, 1, 6, 1, 6, 4], "a polygon is 2"),
+        ([{"counts": [70, 10], "size": [8, 10]}], "a polygon is {'counts'"),
+        ({"counts": [70, 2], "size": [9, 8]}, r"its size is \[9, 8\], height and width, but the image's is \[8, 10\]"),
+        ({"counts": [70, 10], "size": 80}, "its size is 80"),
+        ({"counts": [70.0, 10.0], "size": [8, 10]}, "its counts are not whole numbers"),
+        ({"counts": [90, -10], "size": [8, 10]}, "its counts are not whole numbers"),
+        ({"counts": None, "size": [8, 10]}, "its counts are None"),
+        ({"counts": [70, 9], "size": [8, 10]}, "decoded 79 pixels but expected 80"),
+        ({"counts": [70, 11], "size": [8, 10]}, "exceed"),
+        ({"counts": "oooo", "size": [8, 10]}, "malformed"),
+    ],
+    ids=str,
+)
+def test_a_segmentation_that_is_no_mask_of_the_image_is_named(segmentation, message):
+    annotation = {"id": 6, "bbox": [1, 2, 3, 4], "category_id": 3, "segmentation": segmentation}
+    with pytest.raises(DataError, match=f"annotation 6 has no segmentation that can be read .*{message}.*; expected"):
+        target_of([annotation], (8, 10), Vocabulary.of(PEOPLE), masks=True)
 
 
 @pytest.mark.parametrize("arrows", [False, True])
@@ -146,9 +173,25 @@ def test_training_passes_crowds_over():
         ({"id": 4, "bbox": [1, 2, 3, None], "category_id": 3}, "annotation 4 has no bbox of four numbers"),
         ({"id": 5, "bbox": [1, 2, 3, 4], "category_id": 9}, "annotation 5 has category_id 9; expected one of the file"),
         ({"id": 5, "bbox": [1, 2, 3, 4]}, "annotation 5 has category_id None; expected one of the file"),
-        ({"id": 6, "bbox": [1, 2, 3, 4], "category_id": 3}, "annotation 6 has no segmentation that can be read"),
+        ({"id": 6, **DOG, "area": "big"}, "annotation 6 has area 'big'; expected a number, or none"),
+        ({"id": 7, **DOG, "iscrowd": "0"}, "annotation 7 has iscrowd '0'; expected 0 or 1"),
+        ({"id": 8, **DOG, "keypoints": [1, 2, 2] * 2}, "annotation 8 has keypoints of 6 numbers; expected 9 .*_eye"),
+        ({"id": 9, **DOG, "keypoints": [1, 2, None] * 3}, r"annotation 9 has keypoints \[1, 2, None.*expected 9"),
+        ({"id": 9, **DOG, "keypoints": "none"}, "annotation 9 has keypoints 'none'; expected 9 numbers"),
     ],
 )
 def test_a_malformed_annotation_is_named(annotation, message):
     with pytest.raises(DataError, match=message):
-        target_of([annotation], (10, 10), Vocabulary.of(PEOPLE), masks=True)
+        target_of([annotation], (10, 10), Vocabulary.of(PEOPLE), keypoints=True)
+
+
+def test_what_may_be_null_is_as_if_it_were_missing():
+    unknown = {"bbox": [1, 2, 3, 4], "category_id": 7, "area": None, "iscrowd": None, "keypoints": None}
+    missing = {"bbox": [1, 2, 3, 4], "category_id": 7}
+
+    found, expected = (
+        target_of([each], (10, 10), Vocabulary.of(PEOPLE), keypoints=True) for each in (unknown, missing)
+    )
+
+    assert found["area"].tolist() == [12]
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
