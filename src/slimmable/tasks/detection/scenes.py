@@ -1,5 +1,6 @@
 """An image and what is on it, from annotations in COCO's format."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -57,7 +58,7 @@ class Vocabulary:
     def of(cls, categories: Sequence[Mapping[str, Any]]) -> "Vocabulary":
         """From the ``categories`` of a file in COCO's format."""
         ordered = sorted(categories, key=lambda category: category["id"])
-        named = [tuple(category["keypoints"]) for category in ordered if category.get("keypoints")]
+        named = [tuple(map(str, category["keypoints"])) for category in ordered if category.get("keypoints")]
         return cls(
             labels={category["id"]: i + 1 for i, category in enumerate(ordered)},
             classes=tuple(str(category["name"]) for category in ordered),
@@ -68,15 +69,24 @@ class Vocabulary:
     def mirrored(self) -> tuple[int, ...]:
         """For every keypoint the one that takes its place in the mirror: ``left_eye`` for ``right_eye``.
 
+        Names pair up by ``left`` and ``right`` anywhere in them, or ``l`` and ``r`` as a word: ``L_ear``, ``hip.R``.
+        Capitals do not matter. A name without its other half keeps its place.
+
         >>> Vocabulary(labels={}, classes=(), keypoints=("nose", "left_eye", "right_eye")).mirrored
         (0, 2, 1)
         """
-        places = {name: i for i, name in enumerate(self.keypoints)}
-        return tuple(places.get(_other_side(name), i) for i, name in enumerate(self.keypoints))
+        folded = [name.casefold() for name in self.keypoints]
+        places = {name: i for i, name in enumerate(folded)}
+        others = [places.get(_SIDE.sub(_other_side, name), i) for i, name in enumerate(folded)]
+        return tuple(other if others[other] == i else i for i, other in enumerate(others))
 
 
-def _other_side(name: str) -> str:
-    return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
+_SIDE = re.compile(r"left|right|(?<![^\W_])[lr](?![^\W_])")
+_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def _other_side(side: re.Match[str]) -> str:
+    return _OTHER[side[0]]
 
 
 def clipped(annotation: Annotation, size: tuple[float, float]) -> list[float] | None:

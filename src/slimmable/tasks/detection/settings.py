@@ -27,7 +27,8 @@ class SceneSettings(ImageSetBounds):
         size: Length of the shorter side that images are resized to; shapes are drawn at this size.
         max_size: Limit of the longer side.
         batch_size: Images in a batch. In training an incomplete last batch is left out.
-        flip: Mirror half of the training images. Keypoints called ``left...`` and ``right...`` change places.
+        flip: Mirror half of the training images. Keypoints change places whose names differ by ``left`` and ``right``,
+            or by ``l`` and ``r`` as a word, in any case.
         train_images: Train on this many images; ``None`` is all, or 400 shapes.
         test_images: Test on this many images; ``None`` is all, or 100 shapes.
         held_out: Part of the training images that is held out where no validation images are given, at least one.

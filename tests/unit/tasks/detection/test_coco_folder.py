@@ -183,6 +183,30 @@ def test_batches_depend_on_seed_and_epoch_but_not_on_the_number_of_workers(writt
     assert first not in (epoch(1), epoch(0, seed=1))
 
 
+@pytest.mark.parametrize(
+    ("names", "flip", "warns"),
+    [
+        (["tip", "left_wing", "notch", "right_wing"], True, False),
+        (["tip", "wing 1", "notch", "wing 2"], True, True),
+        (["tip", "wing 1", "notch", "wing 2"], False, False),
+    ],
+    ids=str,
+)
+def test_keypoints_of_which_none_changes_places_are_told_of_once(tmp_path, caplog, names, flip, warns):
+    root = write_shapes(tmp_path / "arrows", images=(4, 1), side=32, arrows=True)
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["categories"][0]["keypoints"] = names
+        file.write_text(json.dumps(content))
+
+    one = pipeline(root, keypoints=True, flip=flip)
+    for epoch in range(2):
+        one.train_batches(epoch=epoch, seed=0, device=CPU)
+
+    told = f"no two of the keypoints {', '.join(names)} are each other's left and right"
+    assert [record.getMessage().startswith(told) for record in caplog.records] == [True] * warns
+
+
 def test_calibration_images_are_prepared_and_as_many_as_asked(written):
     one = pipeline(written)
 

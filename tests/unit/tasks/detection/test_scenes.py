@@ -1,5 +1,7 @@
 """From annotations to tensors, and into the mirror."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,34 @@ def test_labels_are_numbers_from_1_in_the_order_of_the_files_own():
         tuple(PEOPLE[0]["keypoints"]),
     )
     assert found.mirrored == (0, 2, 1)
+
+
+def vocabulary(*keypoints):
+    return Vocabulary(labels={}, classes=(), keypoints=keypoints)
+
+
+@pytest.mark.parametrize(
+    ("names", "swap"),
+    [
+        (("Left Eye", "Right Eye", "L_ear", "R_ear"), (1, 0, 3, 2)),
+        (("nose", "leftHip", "RIGHTHIP"), (0, 2, 1)),
+        (("ear.L", "ear.R", "r-knee", "l-knee"), (1, 0, 3, 2)),
+        (("bright", "ball", "roof", "left_eye"), (0, 1, 2, 3)),
+        (("loof", "roof", "all", "arr"), (0, 1, 2, 3)),
+        (("Left_Eye", "left_eye", "right_eye"), (0, 2, 1)),
+    ],
+    ids=str,
+)
+def test_left_and_right_are_told_by_their_names(names, swap):
+    assert vocabulary(*names).mirrored == swap
+
+
+@given(st.lists(st.sampled_from(["left", "Left", "RIGHT", "right", "l", "R", "_", " ", "eye", "İ"]), max_size=6))
+def test_what_changes_places_changes_back(words):
+    names = [*words, *("".join(pair) for pair in pairwise(words))]
+    swap = vocabulary(*names).mirrored
+
+    assert [swap[other] for other in swap] == list(range(len(names)))
 
 
 def test_boxes_are_clipped_and_empty_ones_dropped():
