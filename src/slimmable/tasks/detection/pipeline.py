@@ -1,5 +1,6 @@
 """From settings to batches of images with objects."""
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from slimmable.tasks.detection.scenes import Scene, Scenes, Vocabulary
 from slimmable.tasks.detection.settings import SceneSettings
 from slimmable.tasks.detection.shapes import Part, Shapes
 from slimmable.tasks.first_inputs import FirstInputs
+
+_log = logging.getLogger(__name__)
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -82,7 +85,7 @@ class ScenePipeline:
             scenes=self.splits.train,
             batch_size=self.settings.batch_size,
             flip=self.settings.flip,
-            swap=self.splits.vocabulary.mirrored,
+            swap=self._swap,
             workers=self._workers,
             device=device,
             seed_parts=(seed, epoch),
@@ -103,6 +106,18 @@ class ScenePipeline:
         from slimmable.models.detection import image_transform
 
         return image_transform(self.settings.image_size).eval()(batch.images[:most])[0].tensors
+
+    @cached_property
+    def _swap(self) -> tuple[int, ...]:
+        """For every keypoint the one that takes its place in the mirror; warns, once, where none has another."""
+        names, swap = self.splits.vocabulary.keypoints, self.splits.vocabulary.mirrored
+        if self.keypoints and self.settings.flip and len(names) > 1 and swap == tuple(range(len(names))):
+            _log.warning(
+                "no two of the keypoints %s are each other's left and right, so each keeps its name in mirrored "
+                "images; if that is wrong, call them left_... and right_..., or train with flip=False",
+                ", ".join(names),
+            )
+        return swap
 
     @property
     def _workers(self) -> int:

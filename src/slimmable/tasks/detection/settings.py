@@ -17,7 +17,8 @@ class SceneSettings(ImageSetBounds):
 
     * COCO's: ``annotations/instances_train2017.json`` for images in ``train2017/``, and ``val2017``; for keypoints
       ``person_keypoints_...`` where it is there. The final figures come from ``val``; validation images are held out
-      from ``train``, unless there is an annotated ``test`` too. Any ending will do in place of ``2017``.
+      from ``train``, unless there is an annotated ``test`` too. Any ending will do in place of ``2017``, the same
+      one for all parts.
     * ``train/_annotations.coco.json`` beside its images, and ``valid/`` or ``test/`` or both.
 
     Attributes:
@@ -26,7 +27,8 @@ class SceneSettings(ImageSetBounds):
         size: Length of the shorter side that images are resized to; shapes are drawn at this size.
         max_size: Limit of the longer side.
         batch_size: Images in a batch. In training an incomplete last batch is left out.
-        flip: Mirror half of the training images. Keypoints called ``left...`` and ``right...`` change places.
+        flip: Mirror half of the training images. Keypoints change places whose names differ by ``left`` and ``right``,
+            or by ``l`` and ``r`` as a word, in any case.
         train_images: Train on this many images; ``None`` is all, or 400 shapes.
         test_images: Test on this many images; ``None`` is all, or 100 shapes.
         held_out: Part of the training images that is held out where no validation images are given, at least one.
