@@ -188,26 +188,41 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def conclude(
+def record(
     name: str, options: argparse.Namespace, *, figures: Mapping[str, float], measured: Mapping[str, Json]
 ) -> None:
-    """Write ``results/NAME.json`` (whole or not at all) and print the figures as the last line.
+    """Write ``results/NAME.json``, whole or not at all; nothing with ``--no-record``.
 
     Args:
         name: The benchmark.
         options: Its command line, kept in the file.
-        figures: What the last line says.
+        figures: What its last line says.
         measured: Everything measured, raw times included.
     """
-    if not options.no_record:
-        chosen: dict[str, Json] = {key: value for key, value in vars(options).items() if key != "no_record"}
-        result: dict[str, Json] = {
-            "benchmark": name,
-            "created": now(),
-            "environment": environment(threads=torch.get_num_threads(), malloc=dict(_MALLOC)),
-            "options": chosen,
-            "figures": dict(figures),
-            "measured": dict(measured),
-        }
-        atomic_write_json(RESULTS / f"{name}.json", result)
+    if options.no_record:
+        return
+    result: dict[str, Json] = {
+        "benchmark": name,
+        **circumstances(options),
+        "figures": dict(figures),
+        "measured": dict(measured),
+    }
+    atomic_write_json(RESULTS / f"{name}.json", result)
+
+
+def circumstances(options: argparse.Namespace) -> dict[str, Json]:
+    """When, where and how something is measured."""
+    chosen: dict[str, Json] = {key: value for key, value in vars(options).items() if key != "no_record"}
+    return {
+        "created": now(),
+        "environment": environment(threads=torch.get_num_threads(), malloc=dict(_MALLOC)),
+        "options": chosen,
+    }
+
+
+def conclude(
+    name: str, options: argparse.Namespace, *, figures: Mapping[str, float], measured: Mapping[str, Json]
+) -> None:
+    """As :func:`record`; then print the figures as the last line."""
+    record(name, options, figures=figures, measured=measured)
     print(" ".join(f"{key}={value:.4g}" for key, value in figures.items()))

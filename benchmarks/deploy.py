@@ -5,6 +5,9 @@ width stands a network of that width exported by the runtime's own means from pl
 run in turn, with the same native network a second time as control: what that one strays from 1 is noise. All are made
 three times, for where their memory happens to lie is worth a few percent.
 
+Each network on each runtime is a part of the record, with its own date: what a run is not asked for, or does not come
+to, stays as an earlier one has left it.
+
 * ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native one, the
   worst cell; ``..._median`` the median of all cells; ``extracted_ratio``: the plain extracted module;
 * ``onnxruntime_switch_ratio``: a width that was not in memory, over loading the file of that width natively;
@@ -35,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Ratio, conclude, interleaved, parser, show
+from common import RESULTS, Ratio, circumstances, conclude, interleaved, parser, record, show
 from deploy_networks import NETWORKS, Case, case, natives, write
 from torch import Tensor
 
@@ -57,6 +60,8 @@ SHORTEST = 20.0
 PLACES = 3
 """How often the sessions of a cell are made."""
 
+Part = dict[str, Any]
+"""What was measured of a network on a runtime, as it is in the record."""
 Sides = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
 
@@ -92,15 +97,18 @@ class Cell:
 def latencies(case: Case, backend: BackendName, batches: list[int], options: argparse.Namespace) -> list[Cell]:
     """Every width and batch of a network on a runtime.
 
-    Where a session's memory happens to lie is worth a few percent, so all sides are made anew ``PLACES`` times.
+    Where a session's memory happens to lie is worth a few percent, so all sides are made anew ``PLACES`` times, ours
+    before the others or after them in turn.
     """
     cells: list[Cell] = []
     for width in case.widths:
         found: dict[int, list[Times]] = {batch: [] for batch in batches}
         differences: dict[int, list[float]] = {batch: [] for batch in batches}
-        for _ in range(PLACES):
+        make = partial(natives, case, backend, width, options.threads)
+        for place in range(PLACES):
+            before = (make(), make()) if place % 2 else None
             with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
-                first, second = (natives(case, backend, width, options.threads) for _ in range(2))
+                first, second = before or (make(), make())
                 time.sleep(1.5)  # until what building left behind is tidied up
                 for batch in batches:
                     x = noise(case, batch)
@@ -111,7 +119,7 @@ def latencies(case: Case, backend: BackendName, batches: list[int], options: arg
                     }
                     found[batch].append(timed(sides, batch, options))
                     differences[batch].append(float(np.abs(array(first(x)) - array(runtime.run(x))).max()))
-            del first, second
+            del before, first, second
             gc.collect()
         cells += [
             cell(case.name, BACKENDS[backend], width, batch, found[batch], max(differences[batch])) for batch in batches
@@ -279,6 +287,79 @@ def _watch(case: Case, artifact: Artifact, found: dict[str, dict[str, float]]) -
         found[width] = {"ours": ours.steady, "ours_peak": ours.peak, "native": steady, "native_peak": peak}
 
 
+def part(case: Case, backend: BackendName, options: argparse.Namespace) -> Part:
+    """Everything of a network on a runtime, with what does not depend on the runtime beside one of them."""
+    write(case, [backend])
+    batches = [int(each) for each in options.batches.split(",")]
+    cells = latencies(case, backend, batches, options)
+    found: Part = circumstances(options)
+    if backend in ("onnx", "torch"):
+        found |= {"switching": switching(case, backend, options), "cached_us": cached(case, backend, options)}
+    if backend == "torch":
+        cells += extracted(case, options)
+    if backend == "onnx":
+        found |= {"sizes": sizes(case), "memory": memory(case)}
+    return {**found, "cells": [cell.to_json() for cell in cells]}
+
+
+def figures_of(parts: dict[str, Part]) -> dict[str, float]:
+    """What the last line says, of all parts."""
+    cells = [cell for its in parts.values() for cell in its["cells"]]
+    figures: dict[str, float] = {}
+    for label in (*BACKENDS.values(), "extracted"):
+        its = [cell for cell in cells if cell["backend"] == label]
+        if its:
+            figures[f"{label}_ratio"] = max(cell["ours"]["median"] for cell in its)
+            figures[f"{label}_median"] = statistics.median(cell["ours"]["median"] for cell in its)
+            figures[f"{label}_control"] = max(cell["control"]["median"] for cell in its)
+            figures[f"{label}_difference"] = max(cell["difference"] for cell in its)
+    onnx = [its for name, its in parts.items() if name.endswith(" onnx")]
+    if onnx:
+        cold = [each for its in onnx for each in its["switching"].values()]
+        figures["onnxruntime_switch_ratio"] = max(each["ours"] / each["native"] for each in cold)
+        size = [its["sizes"] for its in onnx]
+        figures["artifact_size_ratio"] = max(each["artifact"] / each["widest"] for each in size)
+        figures["separate_size_ratio"] = max(each["separate"] / each["widest"] for each in size)
+        figures["artifact30_size_ratio"] = max(each["thirty"] / each["widest"] for each in size)
+        every = [each for its in onnx for each in its["memory"].values()]
+        figures["memory_ratio"] = max(each["ours"] / each["native"] for each in every)
+        figures["peak_ratio"] = max(each["ours_peak"] / each["native_peak"] for each in every)
+    mobile = [its["switching"] for name, its in parts.items() if "mobilenet" in name and name.endswith(" torch")]
+    if mobile:
+        figures["torch_switch_ms"] = max(each["ours"] for its in mobile for each in its.values())
+    hits = [its["cached_us"] for its in parts.values() if "cached_us" in its]
+    if hits:
+        figures["cached_us"] = max(hits)
+    return figures
+
+
+def show_all(parts: dict[str, Part]) -> None:
+    """Print what was measured."""
+    show(
+        "Latency over natively exported networks",
+        ("network, runtime, width, batch", "ms", "native ms", "ratio", "quartiles", "control", "difference"),
+        [
+            (
+                ", ".join(str(cell[key]) for key in ("network", "backend", "width", "batch")),
+                *Ratio(**cell["ours"]).cells(),
+                f"{cell['control']['median']:.3f}",
+                f"{cell['difference']:.1e}",
+            )
+            for its in parts.values()
+            for cell in its["cells"]
+        ],
+    )
+    show(
+        "Switching to a width that is not in memory",
+        ("network and runtime, width", "ms", "loading its own file, ms"),
+        [
+            (f"{name}, {width}", f"{each['ours']:.2f}", f"{each['native']:.2f}" if "native" in each else "")
+            for name, its in parts.items()
+            for width, each in its.get("switching", {}).items()
+        ],
+    )
+
+
 def main() -> None:
     """Run the benchmark; see ``--help``."""
     command = parser(__doc__, rounds=15)
@@ -289,80 +370,18 @@ def main() -> None:
     options = command.parse_args()
     torch.set_num_threads(options.threads)
     chosen: list[BackendName] = [name for name in BACKENDS if name in options.runtimes.split(",")]
-    batches = [int(each) for each in options.batches.split(",")]
-    cells: list[Cell] = []
-    switches: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    size: dict[str, dict[str, float]] = {}
-    held: dict[str, dict[str, dict[str, float]]] = {}
-    hits: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.networks.split(","):
+    known: Any = {} if options.no_record else json.loads((RESULTS / "deploy.json").read_text())["measured"]
+    parts: dict[str, Part] = {f"{name} {backend}": {} for name in NETWORKS for backend in BACKENDS} | known
+    for name in options.networks.split(","):
+        with tempfile.TemporaryDirectory() as folder:
             each = case(name, Path(folder), size=options.size)
-            write(each, chosen)
             for backend in chosen:
-                cells += latencies(each, backend, batches, options)
-                if backend in ("onnx", "torch"):
-                    switches[name, backend] = switching(each, backend, options)
-                    hits.append(cached(each, backend, options))
-            cells += extracted(each, options)
-            if "onnx" in chosen:
-                size[name] = sizes(each)
-                held[name] = memory(each)
-    figures: dict[str, float] = {}
-    for label in (*BACKENDS.values(), "extracted"):
-        its = [cell for cell in cells if cell.backend == label]
-        if its:
-            figures[f"{label}_ratio"] = max(cell.ours.median for cell in its)
-            figures[f"{label}_median"] = statistics.median(cell.ours.median for cell in its)
-            figures[f"{label}_control"] = max(cell.control.median for cell in its)
-            figures[f"{label}_difference"] = max(cell.difference for cell in its)
-    if "onnx" in chosen:
-        cold = [each for (_, backend), its in switches.items() if backend == "onnx" for each in its.values()]
-        figures["onnxruntime_switch_ratio"] = max(each["ours"] / each["native"] for each in cold)
-        figures["artifact_size_ratio"] = max(each["artifact"] / each["widest"] for each in size.values())
-        figures["separate_size_ratio"] = max(each["separate"] / each["widest"] for each in size.values())
-        figures["artifact30_size_ratio"] = max(each["thirty"] / each["widest"] for each in size.values())
-        every = [each for its in held.values() for each in its.values()]
-        figures["memory_ratio"] = max(each["ours"] / each["native"] for each in every)
-        figures["peak_ratio"] = max(each["ours_peak"] / each["native_peak"] for each in every)
-    if "torch" in chosen:
-        mobile = [its for (name, backend), its in switches.items() if backend == "torch" and "mobilenet" in name]
-        figures["torch_switch_ms"] = max((each["ours"] for its in mobile for each in its.values()), default=0.0)
-    if hits:
-        figures["cached_us"] = max(hits)
-    show(
-        "Latency over natively exported networks",
-        ("network, runtime, width, batch", "ms", "native ms", "ratio", "quartiles", "control", "difference"),
-        [
-            (
-                f"{cell.case}, {cell.backend}, {cell.width}, {cell.batch}",
-                *cell.ours.cells(),
-                f"{cell.control.median:.3f}",
-                f"{cell.difference:.1e}",
-            )
-            for cell in cells
-        ],
-    )
-    show(
-        "Switching to a width that is not in memory",
-        ("network, runtime, width", "ms", "loading its own file, ms"),
-        [
-            (
-                f"{name}, {backend}, {width}",
-                f"{each['ours']:.2f}",
-                f"{each['native']:.2f}" if "native" in each else "",
-            )
-            for (name, backend), its in switches.items()
-            for width, each in its.items()
-        ],
-    )
-    facts: Any = {
-        "cells": [cell.to_json() for cell in cells],
-        "switching": {f"{name} {backend}": its for (name, backend), its in switches.items()},
-        "sizes": size,
-        "memory": held,
-    }
-    conclude("deploy", options, figures=figures, measured=facts)
+                parts[f"{name} {backend}"] = part(each, backend, options)
+                there = {name: its for name, its in parts.items() if its}
+                record("deploy", options, figures=figures_of(there), measured=there)
+    there = {name: its for name, its in parts.items() if its}
+    show_all(there)
+    conclude("deploy", options, figures=figures_of(there), measured=there)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def write(case: Case, backends: list[BackendName]) -> None:
     write_artifact(case.net, case.artifact, case.widths, example_inputs=case.inputs, backends=backends)
     for name, widths in case.widths.items():
         plain = case.net.extract(widths, fold_batch_norm=True).eval()
-        if {"onnx", "openvino"} & set(backends):
+        if {"onnx", "openvino"} & set(backends) and not case.native(name, "onnx").exists():
             dynamic = ({0: torch.export.Dim("batch")},)
             torch.onnx.export(
                 plain,
