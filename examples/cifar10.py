@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with train/CLASS/* and test/CLASS/*")
     parser.add_argument("--train-samples", type=int, default=1000)
     parser.add_argument("--test-samples", type=int, default=None, help="all of them by default")
-    parser.add_argument("--epochs", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument(
