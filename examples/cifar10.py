@@ -111,13 +111,11 @@ class Comparison:
         costs = [slimmable.macs(net, widths) for widths in widths_list]
         outcome.macs |= dict(zip(ratios, costs, strict=True))
 
-    def independent(self, seed: int = 0) -> Outcome:
-        """A network of its own for every switch."""
-        outcome = Outcome()
-        for ratio in SWITCHES:
-            net = self.convert(ratio, seed, min_ratio=1.0)
-            outcome.seconds += self.train(net, Fixed(net.space.largest), seed=seed)
-            self.enter(outcome, net, [net.space.largest], [ratio])
+    def independent(self, ratio: float, seed: int = 0) -> Outcome:
+        """A network of its own for a switch."""
+        net = self.convert(ratio, seed, min_ratio=1.0)
+        outcome = Outcome(seconds=self.train(net, Fixed(net.space.largest), seed=seed))
+        self.enter(outcome, net, [net.space.largest], [ratio])
         return outcome
 
     def s_net(self) -> Outcome:
@@ -149,19 +147,24 @@ class Comparison:
         return outcome
 
 
-METHODS: dict[str, Callable[[Comparison], Outcome]] = {
-    "independent": Comparison.independent,
-    "again": partial(Comparison.independent, seed=1),
-    "S-Net": Comparison.s_net,
-    "US-Net": Comparison.us_net,
-    "naive": Comparison.naive,
+TRAININGS: dict[str, list[Callable[[Comparison], Outcome]]] = {
+    "independent": [partial(Comparison.independent, ratio=ratio) for ratio in SWITCHES],
+    "again": [partial(Comparison.independent, ratio=ratio, seed=1) for ratio in SWITCHES],
+    "S-Net": [Comparison.s_net],
+    "US-Net": [Comparison.us_net],
+    "naive": [Comparison.naive],
 }
+"""What each method trains, one network after the other."""
 
 
-def outcome(comparison: Comparison, name: str) -> Outcome:
-    """A method's figures, computed in a process of its own."""
-    torch.set_num_threads(1)
-    return METHODS[name](comparison)
+def together(parts: Sequence[Outcome]) -> Outcome:
+    """The figures of a method from those of its trainings."""
+    whole = Outcome(seconds=sum(part.seconds for part in parts))
+    for part in parts:
+        whole.accuracy |= part.accuracy
+        whole.uncalibrated |= part.uncalibrated
+        whole.macs |= part.macs
+    return whole
 
 
 def cut_statistics(net: SlimmableModel, widths: Widths) -> None:
@@ -218,7 +221,7 @@ def main() -> None:
         help="let the widest width teach the others of the US-Net (default), or teach all of them the labels",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="methods that run at a time, one thread each")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
     options = parser.parse_args()
     data = ImageDataSettings(
@@ -230,11 +233,14 @@ def main() -> None:
     )
     comparison = Comparison(task=ClassificationTask(data), options=options)
     started = time.perf_counter()
-    outcomes: dict[str, Outcome] = {}
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        jobs = {name: pool.submit(outcome, comparison, name) for name in METHODS}
-        for name, job in jobs.items():
-            outcomes[name] = job.result()
+    with ProcessPoolExecutor(
+        options.workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        longest_first = sorted(TRAININGS, key=lambda name: len(TRAININGS[name]))
+        jobs = {name: [pool.submit(each, comparison) for each in reversed(TRAININGS[name])] for name in longest_first}
+        outcomes: dict[str, Outcome] = {}
+        for name in TRAININGS:
+            outcomes[name] = together([job.result() for job in reversed(jobs[name])])
             console.print(f"{name}: {outcomes[name].seconds:.0f} s of training")
     minutes = (time.perf_counter() - started) / 60
     show(outcomes)
