@@ -24,7 +24,8 @@ class Buffer:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self._pages = mmap.mmap(-1, nbytes)
+        # Private pages: of shared ones, which are the default, madvise gives none back.
+        self._pages = mmap.mmap(-1, nbytes) if sys.platform == "win32" else mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE)
         self.content = np.frombuffer(self._pages, np.uint8)
         self.bound: dict[int, tuple[Frame, Callable[[], Any]]] = {}
 

@@ -1,6 +1,5 @@
 import mmap
-
-import numpy as np
+import sys
 
 from slimmable.runtime.buffers import Buffer, Buffers
 
@@ -11,7 +10,8 @@ def test_what_is_used_stays_when_a_buffer_is_shrunk():
     used = mmap.PAGESIZE + 5
     buffer.shrink(used)
     assert (buffer.content[:used] == 7).all()
-    assert set(np.unique(buffer.content[2 * mmap.PAGESIZE :])) <= {0, 7}  # given back where the system can
+    if sys.platform == "linux":  # given back: what the system hands out anew is empty
+        assert not buffer.content[2 * mmap.PAGESIZE :].any()
 
 
 def test_two_buffers_that_are_taken_are_not_one():
