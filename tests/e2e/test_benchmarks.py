@@ -108,6 +108,8 @@ def test_the_load_test_compares_three_servers():
 
 
 BARS = {
+    "step": {"step_ratio_mobilenet_v1": 1.03, "step_ratio_resnet20": 1.03, "step_memory_ratio": 1.03},
+    "forward": {"forward_ratio_max": 1.12, "switch_ms": 0.02, "new_switch_ms": 1.0},
     "search": {
         "platforms7_s": 0.02,
         "chain200_s": 0.3,
@@ -145,3 +147,15 @@ def test_recorded_figures_keep_what_is_promised(name):
     figures = record["figures"]
     assert {key: figures[key] for key, most in BARS[name].items() if not figures[key] <= most} == {}
     assert {key: figures[key] for key, least in LEAST.get(name, {}).items() if not figures[key] >= least} == {}
+
+
+def test_the_recorded_us_net_is_as_good_as_networks_of_each_width():
+    record = json.loads((ROOT / "benchmarks" / "results" / "cifar10.json").read_text())
+
+    figures, outcomes = record["figures"], record["outcomes"]
+    assert len(record["margins"]) == 16
+    assert min(record["margins"].values()) == figures["us_net_min_margin"] > -figures["noise"]
+    assert figures["minutes"] < 30
+    narrowest = outcomes["independent"]["accuracy"]["0.25"]
+    assert outcomes["naive"]["accuracy"]["0.25"] < narrowest - 0.1
+    assert outcomes["US-Net"]["uncalibrated"]["0.25"] < narrowest - 0.1

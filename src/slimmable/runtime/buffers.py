@@ -29,18 +29,21 @@ class Buffer:
         self.content = np.frombuffer(self._pages, np.uint8)
         self.bound: dict[int, tuple[Frame, Callable[[], Any]]] = {}
 
-    def shrink(self, used: int) -> None:
-        """Give back the pages behind the first ``used`` bytes, which a wider width has left."""
+    def shrink(self, used: int) -> bool:
+        """Give back the pages behind the first ``used`` bytes; whether the system takes pages of what stays."""
+        if sys.platform != "linux":
+            return False
         first = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
-        if sys.platform == "linux" and first < len(self._pages):
+        if first < len(self._pages):
             self._pages.madvise(mmap.MADV_DONTNEED, first)
+        return True
 
 
 class Buffers:
     """Equally large buffers, one of which is kept for the next switch.
 
     Pages that the system has to hand out and clear take longer than the tensors take to be written. So a buffer that is
-    given back is used again, until :meth:`tidy` returns what nobody uses.
+    given back is used again; :meth:`tidy` returns its pages.
 
     Args:
         nbytes: Size of each; the widest width's.
@@ -67,5 +70,6 @@ class Buffers:
         self._spare = buffer
 
     def tidy(self) -> None:
-        """Give the spare buffer back to the system."""
-        self._spare = None
+        """Give the spare buffer's pages back to the system, and keep what was worked out for it."""
+        if self._spare is not None and not self._spare.shrink(0):
+            self._spare = None

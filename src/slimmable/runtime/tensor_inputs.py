@@ -50,29 +50,45 @@ def tensors_of(inputs: Sequence[Any], entries: Sequence[Entry], *, batch: int | 
         raise DeploymentError(f"the network takes {len(entries)} inputs, got {len(inputs)}")
     found: list[Tensor] = []
     size = batch
-    for value, entry in zip(inputs, entries, strict=True):  # arrays tell their shape and type faster than tensors
-        plain = type(value) is np.ndarray and value.dtype == entry.plain and value.flags.c_contiguous
-        tensor = torch.from_numpy(value) if plain else _tensor(value, len(found))
-        shape = value.shape
-        if size is None and shape:
-            size = shape[0]
-        if shape[1:] != entry.each or shape[:1] != (size,) or not (plain or tensor.dtype == entry.dtype):
-            expected = ", ".join(["batch" if batch is None else str(batch), *map(str, entry.each)])
-            raise DeploymentError(
-                f"input {len(found)} is {tensor.dtype} of shape {tuple(shape)}; expected {entry.dtype} of shape "
-                f"({expected}), the batch being the same in all inputs"
-            )
-        if last and len(shape) == 4:
+    for value, entry in zip(inputs, entries, strict=True):
+        if (
+            type(value) is np.ndarray  # arrays tell their shape and type faster than tensors
+            and value.dtype == entry.plain
+            and value.shape[1:] == entry.each
+            and value.ndim
+            and (size is None or len(value) == size)
+            and value.flags.c_contiguous
+        ):
+            tensor, size = torch.from_numpy(value), len(value)
+        else:
+            tensor = _tensor(value, len(found))
+            size = _checked(tensor, entry, len(found), size, any_batch=batch is None)
+            tensor = tensor if last else tensor.contiguous()
+        if last and tensor.dim() == 4:
             tensor = tensor.to(memory_format=torch.channels_last)
-        elif not (last or plain):
-            tensor = tensor.contiguous()
         found.append(tensor.clone() if entry.written else tensor)
     return found
 
 
+def _checked(tensor: Tensor, entry: Entry, at: int, size: int | None, *, any_batch: bool) -> int:
+    """The batch of an input, which is ``size`` where that is known."""
+    shape = tuple(tensor.shape)
+    if shape[1:] == entry.each and shape and size in (None, shape[0]) and tensor.dtype == entry.dtype:
+        return shape[0]
+    expected = ", ".join(["batch" if any_batch else str(size), *map(str, entry.each)])
+    raise DeploymentError(
+        f"input {at} is {tensor.dtype} of shape {shape}; expected {entry.dtype} of shape "
+        f"({expected}), the batch being the same in all inputs"
+    )
+
+
 def all_arrays(inputs: Sequence[Any]) -> bool:
     """Whether no input is a tensor; if one is, outputs are tensors, too."""
-    return all(isinstance(each, np.ndarray) for each in inputs)
+    return all(map(_is_array, inputs))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def _tensor(value: Any, at: int) -> Tensor:
