@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -37,65 +37,111 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and value > 1
 
 
-def origins_of(model: nn.Module, example_inputs: tuple[Any, ...]) -> Origins:
-    """Attributes that ``model`` passes to reshapes and splits as they are, found by running it once.
+def origins_of(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[dict[str, dict[str, Size]], Origins]:
+    """Attributes that may be sizes, and where ``model`` passes them, found by running it once.
 
-    Its whole numbers are replaced by equal ones that know their names, in a copy that runs without data, if it can.
-    Nothing is found where no module keeps one number under two names, or where the code does not take such numbers.
+    Its whole numbers are replaced by equal ones that know their names, in a copy that runs without data, if it can. Of
+    a module of its own, one that is never passed on, or only reckoned with, such as a factor or a number of steps, is
+    no size, whatever its value. Where the code does not take such numbers, all remain that have the value of one.
     """
-    sizes = {path: values for path, values in sizes_of(model).items() if _ambiguous(model.get_submodule(path), values)}
-    if not sizes:
-        return {}
-    for device in ("meta", "cpu"):
+    sizes = sizes_of(model)
+    own = {path: values for path, values in sizes.items() if not _is_torchs(model.get_submodule(path))}
+    for device in ("meta", "cpu") if own else ():
         copied = hollow(model) if device == "meta" else twin(model)
         inputs = hollow_inputs(example_inputs) if device == "meta" else example_inputs
         watch = _Watch()
-        _name(copied, sizes)
+        _name(copied, own, watch)
         try:
             with torch.no_grad(), torch.device(device) if device == "meta" else nullcontext(), watch:
                 copied(*inputs)
         except Exception:
             continue
-        return {place: frozenset(names) for place, names in watch.found.items()}
-    return {}
+        for path, values in own.items():
+            sizes[path] = {name: value for name, value in values.items() if (path, name) in watch.passed}
+        places = {place: frozenset(names) for place, names in watch.found.items()}
+        return {path: values for path, values in sizes.items() if values}, places
+    return sizes, {}
 
 
-def _ambiguous(module: nn.Module, values: Mapping[str, Size]) -> bool:
-    numbers = [value for value in values.values() if isinstance(value, int)]
-    return not type(module).__module__.startswith("torch.nn.modules") and len(set(numbers)) < len(numbers)
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules")
 
 
 class _Named(int):
-    """A whole number that knows which attribute of which module it is."""
+    """A whole number that knows which attribute of which module it is, or was reckoned from."""
 
     path: str
     name: str
+    watch: _Watch
+
+    def __eq__(self, other: object) -> bool:
+        self.watch.passed.add((self.path, self.name))  # code that compares a size with this one expects them equal
+        return int(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+def _reckoned(name: str) -> Callable[[_Named, Any], Any]:
+    reckon = getattr(int, name)
+
+    def method(self: _Named, other: Any) -> Any:
+        value = reckon(self, other)
+        return _named(value, self.path, self.name, self.watch) if type(value) is int else value
+
+    return method
+
+
+for _each in ("add", "sub", "mul", "floordiv", "mod"):
+    for _name_of_method in (f"__{_each}__", f"__r{_each}__"):
+        setattr(_Named, _name_of_method, _reckoned(_name_of_method))
 
 
 class _Watch(TorchFunctionMode):
-    """Notes the named numbers among the arguments of reshapes and splits."""
+    """Notes the named numbers among the arguments of calls, but for those that are factors and the like."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[Place, set[str]] = {}
+        self.passed: set[tuple[str, str]] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in (*args, *(kwargs or {}).values()):
-            self._note(value if isinstance(value, tuple | list) else [value])
-        self._note(args[1:])
+        if getattr(func, "__name__", "").strip("_") not in _ARITHMETIC:
+            for value in (*args, *(kwargs or {}).values()):
+                self._note(value if isinstance(value, tuple | list) else [value])
+            self._note(args[1:])
         return func(*args, **(kwargs or {}))
 
     def _note(self, values: Any) -> None:
         for position, value in enumerate(values):
-            if isinstance(value, _Named):
-                self.found.setdefault((value.path, len(values), position, int(value)), set()).add(value.name)
+            for each in (value.start, value.stop) if isinstance(value, slice) else (value,):
+                if isinstance(each, _Named):
+                    self.found.setdefault((each.path, len(values), position, int(each)), set()).add(each.name)
+                    self.passed.add((each.path, each.name))
 
 
-def _name(model: nn.Module, sizes: Mapping[str, Mapping[str, Size]]) -> None:
+_ARITHMETIC = frozenset(
+    f"{prefix}{name}"
+    for name in ("add", "sub", "mul", "div", "truediv", "true_divide", "floordiv", "floor_divide", "pow", "remainder")
+    for prefix in ("", "r", "i")
+)
+"""Functions of which a whole number is no size: names without underscores around."""
+
+
+def _name(model: nn.Module, sizes: Mapping[str, Mapping[str, Size]], watch: _Watch) -> None:
     """Replace attributes by numbers that know their names."""
     for path, values in sizes.items():
         for name, value in values.items():
             if isinstance(value, int):
-                number = _Named(value)
-                number.path, number.name = path, name
-                vars(model.get_submodule(path))[name] = number
+                named: Any = _named(value, path, name, watch)
+            else:
+                named = type(value)(_named(each, path, name, watch) for each in value)
+            vars(model.get_submodule(path))[name] = named
+
+
+def _named(value: int, path: str, name: str, watch: _Watch) -> _Named:
+    number = _Named(value)
+    number.path, number.name, number.watch = path, name, watch
+    return number

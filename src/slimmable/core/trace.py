@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from slimmable.core.origins import Origins, Size, origins_of, sizes_of
+from slimmable.core.origins import Origins, Size, origins_of
 from slimmable.core.twins import twin
 from slimmable.errors import ConversionError
 
@@ -113,6 +113,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         for spec in program.graph_signature.output_specs
         if spec.kind is OutputKind.USER_OUTPUT and hasattr(spec.arg, "name")
     }
+    sizes, origins = origins_of(model, example_inputs)
     return Trace(
         calls=calls,
         parameters=parameters,
@@ -120,8 +121,8 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         inputs=tuple(inputs),
         outputs=tuple(node for node in program.graph.nodes if node.name in returned),
         batch=_batch(example_inputs),
-        sizes=sizes_of(model),
-        origins=origins_of(model, example_inputs),
+        sizes=sizes,
+        origins=origins,
         signature=_signature(program),
     )
 

@@ -230,6 +230,36 @@ CASES = {
 }  # fmt: skip
 
 
+class Coincidences(nn.Module):
+    """Numbers that happen to be as large as the width, beside one that is the width."""
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, channels, 1), nn.Linear(channels, 2)
+        self.channels = channels
+        self.half = channels // 2
+        self.stride = self.steps = self.image_size = 32
+        self.gain, self.scales = 16, [32, 16]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        if h.shape[1] != self.channels:
+            raise ValueError("the channels are not those that the layer was made for")
+        for _ in range(self.steps):
+            h = h * 1.01
+        one, other = h.view(len(h), -1, *h.shape[2:])[:, : self.half], h[:, self.half :]
+        pooled = torch.cat([one * self.gain, other], 1).flatten(2).mean(2)
+        return self.last(pooled) * self.stride / self.scales[0]
+
+
+def test_only_numbers_that_the_code_passes_as_sizes_follow_them():
+    net = slimmable.convert(Coincidences(), IMAGES)
+    with net.at(net.space.smallest):
+        assert (net.model.channels, net.model.half) == (16, 8)
+        kept = {name: getattr(net.model, name) for name in ("stride", "steps", "image_size", "gain", "scales")}
+    assert kept == {"stride": 32, "steps": 32, "image_size": 32, "gain": 16, "scales": [32, 16]}
+
+
 def test_bare_parameters_are_named_in_the_report():
     net = slimmable.convert(Matrices(16, 12), CASES["bare matrices"].inputs)
     assert "out of up; into down" in str(net.report)
