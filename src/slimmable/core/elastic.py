@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from slimmable.errors import WidthError
+
 if TYPE_CHECKING:
     from slimmable.core.state import State
 
@@ -66,6 +68,7 @@ def _elastic_class(
     members |= {name: property(_tensor(name)) for name in tensors}
     members |= {name: property(_statistic(name)) for name in statistics}
     members |= {name: property(_size(name)) for name in sizes - {SCALE}}
+    members["__setattr__"] = _assigned(cls, tensors | statistics)
     if SCALE in sizes:
         members["forward"] = _scaled_forward(cls)
     return type(f"Slim{cls.__name__}", (cls,), members)
@@ -102,6 +105,27 @@ def _size(name: str) -> Callable[[nn.Module], int | tuple[int, ...]]:
         return own.state.active[own.slots[name]]
 
     return read
+
+
+def _assigned(cls: type[nn.Module], names: frozenset[str]) -> Callable[[nn.Module, str, Any], None]:
+    """Let a full tensor be replaced by another full one only: what code computed at a narrow width is a part of it."""
+
+    def assign(module: nn.Module, name: str, value: Any) -> None:
+        if name not in names or not isinstance(value, Tensor):
+            cls.__setattr__(module, name, value)
+            return
+        state = module.__dict__[ATTACHED].state
+        full = {**module._parameters, **module._buffers}.get(name)
+        if full is not None and value.shape != full.shape:
+            raise WidthError(
+                f"{cls.__name__} assigns a tensor of shape {tuple(value.shape)} to its {name!r}, which has "
+                f"{tuple(full.shape)} at full width: that would throw the rest away. If these are running statistics, "
+                "use a batch norm of PyTorch, which has them for each width; else hold the layer with exclude=[...]"
+            )
+        cls.__setattr__(module, name, value)
+        state.drop()
+
+    return assign
 
 
 def _scaled_forward(cls: type[nn.Module]) -> Callable[..., Any]:

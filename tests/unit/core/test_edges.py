@@ -206,3 +206,30 @@ def test_what_is_computed_for_each_example_counts_for_each_whatever_it_is_comput
         net = slimmable.convert(Placed(), torch.zeros(batch, 4), divisor=4)
         for kept in (4, 16):
             assert slimmable.macs(net, net.space.widths((kept,))) == (4 + 3 + 5 + 2) * kept
+
+
+class RunningMean(nn.Module):
+    """A norm by hand, which replaces its buffer in every step of training."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))
+        return x - self.mean[:, None, None]
+
+
+def test_a_buffer_is_replaced_at_full_width_and_never_by_a_narrow_one():
+    plain = nn.Sequential(nn.Conv2d(3, 16, 1), RunningMean(16), nn.Conv2d(16, 2, 1)).eval()
+    x = torch.randn(2, 3, 4, 4)
+    expected = plain[0](x).mean((0, 2, 3)) / 10
+    net = slimmable.convert(plain, x, divisor=4)
+    net.train()(x)
+    torch.testing.assert_close(net.model[1].mean, expected)
+    with net.at(net.space.smallest), pytest.raises(WidthError, match=r"assigns a tensor of shape \(4,\) to its 'mean'"):
+        net(x)
+    torch.testing.assert_close(net.model[1].mean, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(x), net.extract(net.space.largest)(x))
