@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from slimmable.core.parts import Dissected
 from slimmable.core.space import Widths
 from slimmable.cost.analytic import activation_bytes, macs, parameters
 from slimmable.errors import ArtifactError, ExtractionError
-from slimmable.export.flat import described, flatten
+from slimmable.export.flat import described, fixed, flatten
 from slimmable.export.graph import Graph
 from slimmable.export.store import save_aligned
 from slimmable.record import atomic_path, environment
@@ -47,6 +49,12 @@ class Facts:
         labels: Names of the classes.
         preprocessing: How an image becomes an input: ``size`` (height and width), ``resize`` (of the shorter side,
             before the centre is cut out), ``mean``, ``std`` (of channels between 0 and 1).
+
+    Raises:
+        ExtractionError: A figure is no finite number, or the preprocessing has values that JSON has not.
+
+    >>> Facts(accuracy={"0.5": {"top1": None, "top5": np.float32(0.75)}}, preprocessing={"size": (32, 32)})
+    Facts(name='network', accuracy={'0.5': {'top5': 0.75}}, latencies={}, labels=None, preprocessing={'size': [32, 32]})
     """
 
     name: str = "network"
@@ -54,6 +62,31 @@ class Facts:
     latencies: Mapping[str, Sequence[Latency]] = field(default_factory=dict)
     labels: Sequence[str] | None = None
     preprocessing: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        known = {
+            name: {key: _figure(key, it) for key, it in its.items() if it is not None}
+            for name, its in self.accuracy.items()
+        }
+        object.__setattr__(self, "accuracy", known)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        try:
+            object.__setattr__(self, "preprocessing", json.loads(json.dumps(self.preprocessing, allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            raise ExtractionError(
+                f"the preprocessing cannot be stored: {error}; give plain numbers and lists"
+            ) from error
+
+
+def _figure(name: str, value: Any) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ExtractionError(f"{name} is {value!r}, and an artifact tells finite numbers; leave that figure out")
+    return found
 
 
 def write_artifact(
@@ -111,6 +144,9 @@ def write_artifact(
             made = _in_eight_bits(kinds, networks, example, signature, list(calibration))
         else:
             made = {kind: [(exporter(kind)(module, example, signature), ()) for module in networks] for kind in kinds}
+    if not all(graph.any_batch for its in made.values() for graph, _ in its):
+        batch = len(example[0])
+        inputs, outputs = ([fixed(each, batch) for each in its] for its in (inputs, outputs))
     needed = {name for its in made.values() for graph, _ in its for name in graph.parts}
     layers = [layer for its in made.values() for _, its_layers in its for layer in its_layers]
     integers = {layer.weight for layer in layers}
@@ -136,8 +172,8 @@ def write_artifact(
         space=net.space,
         parts=parts,
         widths=tuple(_stored(net, name, widths[name], facts) for name in ordered),
-        inputs=inputs,
-        outputs=outputs,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         graphs={
             kind: Graphs(
                 parts=tuple(graph.parts for graph, _ in its),
@@ -202,7 +238,7 @@ def _in_eight_bits(
         raise ExtractionError(
             f"weights in eight bits are for onnx and openvino, got {', '.join(kinds)}; write another file in float32"
         )
-    batches = [tuple(each.numpy() for each in batch) for batch in calibration]
+    batches = [tuple(each.cpu().numpy() for each in batch) for batch in calibration]
     weights = set.intersection(*(set(quantisable(weightless(each, example, signature))) for each in networks))
     found = [quantised(each, example, signature, batches, weights=weights) for each in networks]
     return {"onnx": [(each.graph, each.layers) for each in found]}
@@ -225,16 +261,21 @@ def _table(taken: Dissected, parts: Sequence[Part], at: int, widths: Widths, tab
     for part, shape, start in entries(parts, widths.channels):
         path = part.name.rpartition(".")[0]
         if part.source is None:
-            values = own[part.name].numpy()
+            values = own[part.name].cpu().numpy()
         elif path in taken.gains[at]:
-            values = taken.gains[at][path].scale.numpy()
+            values = taken.gains[at][path].scale.cpu().numpy()
         else:
             values = np.ones(shape, np.float32)
         packed[start : start + values.size] = values.reshape(-1)
     if tables == "float32":
         return packed
     with np.errstate(over="ignore"):
-        return packed.astype(np.float16)
+        halved = packed.astype(np.float16)
+    if (np.isfinite(packed) & ~np.isfinite(halved)).any():
+        raise ExtractionError(
+            f"a folded factor at {widths} is beyond the half precision of the tables; write them in float32"
+        )
+    return halved
 
 
 def _verify(
@@ -257,11 +298,6 @@ def _verify(
     )
     for name, each in made.fill(np.empty(made.nbytes, np.uint8), Layout()).items():
         expected = own[name].cpu().numpy()
-        if not np.isfinite(each).all():
-            raise ExtractionError(
-                f"{name} is not finite at {widths}: a folded factor is beyond the precision of the tables; "
-                "write them in float32"
-            )
         if each.shape != expected.shape or each.tobytes() != expected.tobytes():
             raise ExtractionError(f"{name} cannot be made again from the full weights at {widths}")
 

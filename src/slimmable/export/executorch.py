@@ -72,7 +72,7 @@ def weightless(module: nn.Module, example: tuple[Any, ...], signature: Signature
     if not np.array_equal(again, data):
         raise ExtractionError("ExecuTorch lays its file of weights out in a way that is not known here")
     parts = dict.fromkeys(each.name for each in segments if each.name not in extra)
-    return Graph(content=packed(program), parts=tuple(parts), extra=extra)
+    return Graph(content=packed(program), parts=tuple(parts), extra=extra, any_batch=found.any_batch)
 
 
 def _segments(data: np.ndarray) -> tuple[int, list[tuple[int, int]]]:

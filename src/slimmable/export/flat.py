@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -71,6 +71,12 @@ def described(module: nn.Module, example: Sequence[Any]) -> tuple[tuple[manifest
     names = ["input"] if len(example) == 1 else [f"input_{at}" for at in range(len(example))]
     inputs = [_described(name, each) for name, each in zip(names, example, strict=True)]
     return tuple(inputs), tuple(_described(name, each) for name, each in found)
+
+
+def fixed(described: manifest.Tensor, batch: int) -> manifest.Tensor:
+    """An input or output of a network that runs at one batch alone."""
+    shape = tuple(batch if size is None else size for size in described.shape[:1])
+    return replace(described, shape=(*shape, *described.shape[1:]))
 
 
 def _described(name: str, tensor: Tensor) -> manifest.Tensor:

@@ -77,6 +77,7 @@ def without_tensors(model: Any, absent: dict[str, Any], *, parts: tuple[str, ...
         del initializers[name]
     return Graph(
         content=_content(model, {**absent, **large}),
+        any_batch=any(not isinstance(size, int) for value in model.graph.inputs for size in value.shape[:1]),
         parts=parts,
         extra={name: np.array(value.const_value.numpy()) for name, value in large.items()},
     )

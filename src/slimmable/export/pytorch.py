@@ -66,7 +66,7 @@ def weightless(module: nn.Module, example: tuple[Any, ...], signature: Signature
             f"{type(module).__name__} cannot be written as a graph of PyTorch's operators: {error.__cause__ or error}; "
             "leave the torch runtime out, or change that part of the network"
         ) from error
-    return Graph(content=content, parts=tuple(written.parts), extra=written.extra)
+    return Graph(content=content, parts=tuple(written.parts), extra=written.extra, any_batch=found.any_batch)
 
 
 class _Writer:

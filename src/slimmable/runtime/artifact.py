@@ -84,6 +84,11 @@ class Artifact:
         return self.manifest.outputs
 
     @property
+    def batch(self) -> int | None:
+        """The only batch that it runs at, if there is one."""
+        return next((each.shape[0] for each in self.inputs if each.shape), None)
+
+    @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes, if it classifies."""
         return self.manifest.labels

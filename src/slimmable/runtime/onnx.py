@@ -32,7 +32,7 @@ class OnnxBackend:
         options: How sessions run.
 
     Raises:
-        MissingDependencyError: ONNX Runtime is not installed.
+        MissingDependencyError: ONNX Runtime is not installed, or too old.
     """
 
     name = "onnx"
@@ -46,6 +46,11 @@ class OnnxBackend:
             raise MissingDependencyError(
                 "running a network without PyTorch needs onnxruntime: pip install 'slimmable[runtime]'"
             ) from error
+        if not hasattr(onnxruntime.SessionOptions, "add_external_initializers_from_files_in_memory"):
+            raise MissingDependencyError(
+                f"onnxruntime {onnxruntime.__version__} cannot take tensors from memory, 1.24 and later can: "
+                "pip install --upgrade 'slimmable[runtime]'"
+            )
         self._onnxruntime: Any = onnxruntime
         self._options = options or Options()
         self._models: dict[Any, bytes] = {}

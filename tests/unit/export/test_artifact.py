@@ -1,4 +1,5 @@
 import json
+import math
 from random import Random
 
 import numpy as np
@@ -136,6 +137,55 @@ def test_what_is_told_beside_the_network_comes_back(tmp_path):
     assert found.index("w1") == found.index(widths[1]) == found.index(found.index("w1"))
     with pytest.raises(ArtifactError, match=r"does not hold the width 0\.3; it holds 0 \("):
         found.index(0.3)
+
+
+def test_facts_are_plain_values_that_come_back(tmp_path):
+    net, x, widths = converted("joined")
+    facts = Facts(
+        accuracy={"w0": {"top1": np.float32(0.5), "top5": torch.tensor(0.75), "loss": None}},
+        labels=range(3),
+        preprocessing={"size": (8, 8), "mean": (0.5,)},
+    )
+    found = written(tmp_path, net, x, widths, facts=facts)
+    accuracy = next(each.accuracy for each in found.widths if each.name == "w0")
+    assert accuracy == {"top1": 0.5, "top5": 0.75}
+    assert found.labels == ("0", "1", "2")
+    assert found.preprocessing == {"size": [8, 8], "mean": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"accuracy": {"w0": {"top1": math.nan}}}, "top1 is nan.*leave that figure out"),
+        ({"accuracy": {"w0": {"top1": "good"}}}, "top1 is 'good'.*finite numbers"),
+        ({"preprocessing": {"mean": np.zeros(3)}}, "preprocessing cannot be stored.*plain numbers and lists"),
+        ({"preprocessing": {"mean": [math.inf]}}, "preprocessing cannot be stored"),
+    ],
+)
+def test_facts_that_no_file_can_tell_are_refused_at_once(facts, told):
+    with pytest.raises(ExtractionError, match=told):
+        Facts(**facts)
+
+
+class Masked(nn.Module):
+    """Adds minus infinity, as masks of attention do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0, 0.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.layer(x))) + self.mask
+
+
+@pytest.mark.parametrize("tables", ["float32", "float16"])
+def test_a_mask_of_minus_infinity_is_no_overflow(tmp_path, tables):
+    x = torch.randn(4, 8)
+    net = slimmable.convert(Masked(), x).eval()
+    slimmable.calibrate(net, [x], [net.space.largest])
+    found = written(tmp_path, net, x, [net.space.largest], tables=tables)
+    np.testing.assert_array_equal(found.arrays("onnx", 0)["mask"], net.model.mask.numpy())
 
 
 def test_any_reader_of_safetensors_opens_the_file(tmp_path):
