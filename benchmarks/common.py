@@ -215,9 +215,14 @@ def circumstances(options: argparse.Namespace) -> dict[str, Json]:
     chosen: dict[str, Json] = {key: value for key, value in vars(options).items() if key != "no_record"}
     return {
         "created": now(),
-        "environment": environment(threads=torch.get_num_threads(), malloc=dict(_MALLOC)),
+        "environment": environment(threads=torch.get_num_threads(), malloc=_malloc()),
         "options": chosen,
     }
+
+
+def _malloc() -> dict[str, str]:
+    """Thresholds of glibc's that this process was started with."""
+    return {name: os.environ[name] for name in _MALLOC if name in os.environ}
 
 
 def conclude(

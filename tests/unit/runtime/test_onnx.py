@@ -10,7 +10,7 @@ import onnxruntime
 import openvino
 import pytest
 
-from slimmable.errors import DeploymentError
+from slimmable.errors import DeploymentError, MissingDependencyError
 from slimmable.runtime.base import Backend, Options, Session, Signature
 from slimmable.runtime.onnx import OnnxBackend
 from slimmable.runtime.openvino import OpenVinoBackend
@@ -182,3 +182,9 @@ def test_a_graph_cannot_read_files(backend, tmp_path, monkeypatch):
         backend.bind(
             with_references(graph.content, weight, {"head.weight": Place("memory", 0)}), arrays, case.signature
         )()
+
+
+def test_a_version_that_takes_no_tensors_from_memory_is_named(monkeypatch):
+    monkeypatch.delattr(onnxruntime.SessionOptions, "add_external_initializers_from_files_in_memory")
+    with pytest.raises(MissingDependencyError, match=r"cannot take tensors from memory, 1\.24 and later can"):
+        OnnxBackend()
