@@ -26,6 +26,11 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_the_package_is_run_as_a_module():
+    found = subprocess.run([sys.executable, "-m", "slimmable", "recipes"], capture_output=True, text=True, check=True)
+    assert "digits/us-net" in found.stdout
+
+
 def lines(capsys):
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
