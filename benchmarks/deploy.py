@@ -46,7 +46,7 @@ import slimmable
 from slimmable.export.artifact import write_artifact
 from slimmable.record import Json
 from slimmable.runtime import Artifact, Runtime
-from slimmable.runtime.engine import BackendName
+from slimmable.runtime.backends import BackendName
 from slimmable.runtime.memory import footprint
 
 BACKENDS: dict[BackendName, str] = {
@@ -233,7 +233,7 @@ def sizes(case: Case) -> dict[str, float]:
 _NATIVE_MEMORY = """
 import json, sys, time
 import numpy as np, onnxruntime
-from slimmable.runtime.engine import trim
+from slimmable.runtime.buffers import trim
 from slimmable.runtime.memory import own_memory, watched
 small, path, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
 options = onnxruntime.SessionOptions()

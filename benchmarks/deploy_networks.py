@@ -16,7 +16,7 @@ import slimmable
 from slimmable import SlimmableModel, Widths
 from slimmable.export.artifact import write_artifact
 from slimmable.models import build_model
-from slimmable.runtime.engine import BackendName
+from slimmable.runtime.backends import BackendName
 
 NETWORKS = {
     "mobilenet_v2": ("torchvision:mobilenet_v2", 224),

@@ -24,8 +24,8 @@ from slimmable.export.graph import Graph
 from slimmable.export.store import save_aligned
 from slimmable.record import atomic_path, environment
 from slimmable.runtime.artifact import Artifact, deflated
+from slimmable.runtime.backends import BackendName, graphs_of
 from slimmable.runtime.base import Layout, Signature
-from slimmable.runtime.engine import BackendName, graphs_of
 from slimmable.runtime.manifest import FORMAT, Cost, Graphs, Latency, Manifest, Part, StoredWidths
 from slimmable.runtime.parts import cut, entries, table_size
 from slimmable.runtime.quantised import QuantisedLayer, quantise

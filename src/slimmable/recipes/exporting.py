@@ -12,8 +12,8 @@ from slimmable.recipes.figures import require_calibrated
 from slimmable.recipes.folder import EVALUATION_JSON, OpenRun
 from slimmable.recipes.widths import NamedWidths
 from slimmable.runtime.artifact import Artifact
+from slimmable.runtime.backends import BackendName
 from slimmable.runtime.base import Signature
-from slimmable.runtime.engine import BackendName
 from slimmable.runtime.manifest import Latency
 
 

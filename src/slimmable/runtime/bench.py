@@ -12,7 +12,8 @@ from pathlib import Path
 from slimmable.errors import DeploymentError
 from slimmable.record import Json, environment
 from slimmable.runtime.artifact import Artifact
-from slimmable.runtime.engine import BackendName, Runtime, backends_from
+from slimmable.runtime.backends import BackendName, backends_from
+from slimmable.runtime.engine import Runtime
 from slimmable.runtime.memory import Footprint, example, footprint
 
 SCHEMA_VERSION = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 from collections.abc import Callable
@@ -73,3 +74,16 @@ class Buffers:
         """Give the spare buffer's pages back to the system, and keep what was worked out for it."""
         if self._spare is not None and not self._spare.shrink(0):
             self._spare = None
+
+
+def trim() -> None:
+    """Give the memory that a build left in the allocator back to the system, where there is a way."""
+    if sys.platform == "linux":
+        _trim_glibc()
+
+
+def _trim_glibc() -> None:
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library, which keeps less
+        return

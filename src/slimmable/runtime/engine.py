@@ -6,8 +6,6 @@ session that is dropped closes when its last request has left it. So no request 
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -16,15 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from slimmable.core.space import Widths
 from slimmable.errors import DeploymentError
 from slimmable.runtime.artifact import Artifact
-from slimmable.runtime.base import Backend, Options, Session, Signature
-from slimmable.runtime.buffers import Buffer, Buffers
+from slimmable.runtime.backends import BackendName, backend_named, graphs_of
+from slimmable.runtime.base import Options, Session, Signature
+from slimmable.runtime.buffers import Buffer, Buffers, trim
 
-BackendName = Literal["onnx", "openvino", "executorch", "torch"]
 Width = int | str | float | Widths
 """A stored width: its place, its name (``"0.5"`` or 0.5), or its channels."""
 
@@ -309,81 +307,3 @@ class Runtime:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise DeploymentError("the runtime has been closed; open the artifact again")
-
-
-def graphs_of(backend: BackendName) -> str:
-    """The kind of graph that a backend runs: OpenVINO reads ONNX."""
-    return "onnx" if backend == "openvino" else backend
-
-
-def backends_from(text: str) -> tuple[BackendName, ...]:
-    """Names of backends, separated by commas.
-
-    Raises:
-        DeploymentError: There is none of that name.
-
-    >>> backends_from("onnx,torch")
-    ('onnx', 'torch')
-    """
-    found = tuple(name.strip() for name in text.split(","))
-    for name in found:
-        if name not in _BACKENDS:
-            raise DeploymentError(f"there is no backend {name!r}; expected some of {', '.join(_BACKENDS)}")
-    return found  # pyright: ignore[reportReturnType]  checked above
-
-
-def backend_named(name: BackendName, options: Options) -> Backend:
-    """A backend by its name.
-
-    Raises:
-        DeploymentError: There is none of that name.
-        MissingDependencyError: It is not installed.
-    """
-    if name not in _BACKENDS:
-        raise DeploymentError(f"there is no backend {name!r}; expected one of {', '.join(_BACKENDS)}")
-    return _BACKENDS[name](options)
-
-
-def _onnx(options: Options) -> Backend:
-    from slimmable.runtime.onnx import OnnxBackend
-
-    return OnnxBackend(options)
-
-
-def _openvino(options: Options) -> Backend:
-    from slimmable.runtime.openvino import OpenVinoBackend
-
-    return OpenVinoBackend(options)
-
-
-def _executorch(options: Options) -> Backend:
-    from slimmable.runtime.executorch import ExecuTorchBackend
-
-    return ExecuTorchBackend(options)
-
-
-def _torch(options: Options) -> Backend:
-    from slimmable.runtime.pytorch import TorchBackend
-
-    return TorchBackend(options)
-
-
-_BACKENDS: dict[str, Callable[[Options], Backend]] = {
-    "onnx": _onnx,
-    "openvino": _openvino,
-    "executorch": _executorch,
-    "torch": _torch,
-}
-
-
-def trim() -> None:
-    """Give the memory that a build left in the allocator back to the system, where there is a way."""
-    if sys.platform == "linux":
-        _trim_glibc()
-
-
-def _trim_glibc() -> None:
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # another C library, which keeps less
-        return

@@ -17,7 +17,9 @@ import numpy as np
 
 from slimmable.errors import DeploymentError
 from slimmable.runtime.artifact import Artifact
-from slimmable.runtime.engine import BackendName, Runtime, trim
+from slimmable.runtime.backends import BackendName
+from slimmable.runtime.buffers import trim
+from slimmable.runtime.engine import Runtime
 
 _SECONDS = 600
 _INTERVAL = 0.0002

@@ -9,7 +9,7 @@ from slimmable.core.axes import Axis, Segment
 from slimmable.core.space import WidthGroup, WidthSpace
 from slimmable.errors import ArtifactError, DeploymentError
 from slimmable.export.artifact import save
-from slimmable.runtime import Artifact, Runtime, engine
+from slimmable.runtime import Artifact, Runtime, backends
 from slimmable.runtime.artifact import deflated
 from slimmable.runtime.base import Layout
 from slimmable.runtime.buffers import Buffer
@@ -69,7 +69,7 @@ class FakeBackend:
 @pytest.fixture
 def backend(monkeypatch) -> FakeBackend:
     fake = FakeBackend()
-    monkeypatch.setitem(engine._BACKENDS, "onnx", lambda options: fake)
+    monkeypatch.setitem(backends._BACKENDS, "onnx", lambda options: fake)
     return fake
 
 

@@ -8,8 +8,8 @@ from slimmable.errors import RecipeError
 from slimmable.record import atomic_write_json, atomic_write_text
 from slimmable.report.chart import line_chart
 from slimmable.runtime.artifact import Artifact
+from slimmable.runtime.backends import backends_from
 from slimmable.runtime.bench import Row, bench, record
-from slimmable.runtime.engine import backends_from
 
 
 def command(options: Options) -> int:

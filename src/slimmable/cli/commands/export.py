@@ -8,7 +8,7 @@ from slimmable.errors import WidthError
 from slimmable.recipes import open_run
 from slimmable.recipes.exporting import export_alone, export_run
 from slimmable.recipes.widths import read_widths
-from slimmable.runtime.engine import backends_from
+from slimmable.runtime.backends import backends_from
 
 
 def command(options: Options) -> int:
