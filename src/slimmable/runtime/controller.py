@@ -13,6 +13,7 @@ import numpy as np
 
 from slimmable.core.space import Widths
 from slimmable.errors import DeploymentError
+from slimmable.runtime.artifact import Artifact
 from slimmable.runtime.governor import Governor
 from slimmable.runtime.latency_target import LatencyTarget
 from slimmable.runtime.metrics import Metrics, NoMetrics
@@ -83,13 +84,13 @@ class AdaptiveModel:
     request fails or waits because of a switch. All methods may be called from many threads.
 
     Args:
-        runtime: A runtime, or the path of an artifact; what is opened here is closed by :meth:`close`.
+        runtime: An artifact or its path, or a runtime; what is opened here is closed by :meth:`close`.
         latency_ms: Target for the latency of a request, in milliseconds.
         percentile: The percentile of the latencies that is to be below it.
         memory_mb: Only widths whose session takes at most so many megabytes serve.
         policy: Who chooses, instead of a latency target; the widest serves if neither is given.
         energy: Returns what is left of the battery, 0 to 1, for the policy; asked at most once a second.
-        backend: The runtime below, if ``runtime`` is a path.
+        backend: The runtime below, if ``runtime`` is an artifact.
         threads: Threads of a run; with a runtime of your own, those it uses, for its times are kept by them.
         strict: Whether a budget that no width meets is an error; otherwise the cheapest serves, and the log says so.
         cache: Where the times of this device are kept: True for the user's cache, a file, or False for nowhere.
@@ -114,7 +115,7 @@ class AdaptiveModel:
 
     def __init__(
         self,
-        runtime: Switchable | str | Path,
+        runtime: Switchable | Artifact | str | Path,
         *,
         latency_ms: float | None = None,
         percentile: float = 95,
@@ -138,8 +139,11 @@ class AdaptiveModel:
             policy = Widest() if latency_ms is None else LatencyTarget(seconds=budget.seconds, percentile=percentile)
         self._clock = clock
         self.metrics: Metrics = metrics or NoMetrics()
-        self._opened = isinstance(runtime, str | Path)
-        self._runtime = _opened(runtime, backend, threads) if isinstance(runtime, str | Path) else runtime
+        self._opened = isinstance(runtime, Artifact | str | Path)
+        if isinstance(runtime, Artifact | str | Path):
+            self._runtime = _opened(runtime, backend, threads)
+        else:
+            self._runtime = runtime
         try:
             self._plan = plan(self._runtime, budget, threads=threads, batches=batches, cache=cache, clock=clock)
             self._governor = Governor(
@@ -283,6 +287,6 @@ class AdaptiveModel:
         self.close()
 
 
-def _opened(path: str | Path, backend: str, threads: int) -> Switchable:
+def _opened(artifact: Artifact | str | Path, backend: str, threads: int) -> Switchable:
     engine: Any = import_module("slimmable.runtime.engine")
-    return engine.Runtime(path, backend=backend, threads=threads)
+    return engine.Runtime(artifact, backend=backend, threads=threads)

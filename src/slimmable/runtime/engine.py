@@ -131,14 +131,22 @@ class Runtime:
             if index in self._live:
                 self._activate(index)
                 return
-        if wait:
-            self._build(index, serve=True)
-        else:
-            self._worker.submit(self._switch, index)
+            if not wait:
+                self._worker.submit(self._switch, index)
+                return
+        self._build(index, serve=True)
 
     def build(self, width: Width) -> Future[None]:
-        """Make a session ahead of its use, in the background."""
-        return self._worker.submit(self._build, self.artifact.index(width))
+        """Make a session ahead of its use, in the background.
+
+        Raises:
+            ArtifactError: It is not stored.
+            DeploymentError: The runtime has been closed.
+        """
+        index = self.artifact.index(width)
+        with self._lock:
+            self._refuse_closed()
+            return self._worker.submit(self._build, index)
 
     def run(self, *inputs: Any, at: Width | None = None) -> list[Any]:
         """Outputs, in order, for inputs in order.
@@ -195,6 +203,8 @@ class Runtime:
             live = self._live.get(self._active if index is None else index)
             if live is not None:
                 live.users += 1
+                if index is not None:  # the active one is never dropped
+                    self._live.move_to_end(index)
             return live
 
     def _left(self, live: _Live) -> None:
@@ -220,6 +230,10 @@ class Runtime:
                 known = index in self._live
             made = None if known else self._made(index)
             with self._lock:
+                if self._closed:  # meanwhile; nobody else knows of the session
+                    if made is not None:
+                        made.session.close()
+                    self._refuse_closed()
                 if made is not None:
                     self._live[index] = made
                 if serve and self._wanted == index:

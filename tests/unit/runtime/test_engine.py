@@ -1,120 +1,27 @@
 import threading
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from slimmable.core.axes import Axis, Segment
-from slimmable.core.space import WidthGroup, WidthSpace
 from slimmable.errors import ArtifactError, DeploymentError
-from slimmable.export.artifact import save
-from slimmable.runtime import Artifact, Runtime, backends
-from slimmable.runtime.artifact import deflated
-from slimmable.runtime.base import Layout
+from slimmable.runtime import AdaptiveModel, Artifact, Runtime
 from slimmable.runtime.buffers import Buffer
-from slimmable.runtime.manifest import Cost, Graphs, Manifest, Part, StoredWidths, Tensor
+from slimmable.runtime.manifest import Manifest
+from tests.unit.runtime.fake_backend import OUTPUTS
 
 
-@dataclass
-class FakeSession:
-    """Adds up its weight; says when it is run after it was closed, or while it is being closed."""
-
-    weight: np.ndarray
-    backend: "FakeBackend"
-    running: int = 0
-    closed: bool = False
-
-    def run(self, inputs):
-        assert not self.closed
-        self.running += 1
-        time.sleep(self.backend.seconds)
-        assert not self.closed
-        self.running -= 1
-        return [inputs[0] + self.weight.sum()]
-
-    def close(self):
-        assert not self.closed
-        assert not self.running
-        self.closed = True
-
-
-@dataclass
-class FakeBackend:
-    layout: Layout = field(default_factory=Layout)
-    keeps_arrays: bool = True
-    seconds: float = 0.0
-    building: float = 0.0
-    built: list[int] = field(default_factory=list)
-    prepared: list[bytes] = field(default_factory=list)
-    sessions: list[FakeSession] = field(default_factory=list)
-
-    def prepare(self, graph):
-        self.prepared.append(graph)
-
-    def tidy(self):
-        pass
-
-    def bind(self, graph, arrays, signature):
-        return lambda: self.build(arrays, signature)
-
-    def build(self, arrays, signature):
-        time.sleep(self.building)
-        assert signature.inputs == ("input",)
-        self.built.append(len(arrays["weight"]))
-        self.sessions.append(FakeSession(arrays["weight"], self))
-        return self.sessions[-1]
-
-
-@pytest.fixture
-def backend(monkeypatch) -> FakeBackend:
-    fake = FakeBackend()
-    monkeypatch.setitem(backends._BACKENDS, "onnx", lambda options: fake)
-    return fake
-
-
-@pytest.fixture
-def path(tmp_path):
-    """Four widths of one vector of ones: the output is the input plus the number of channels."""
-    space = WidthSpace((WidthGroup(name="only", base=8, minimum=2, maximum=8, divisor=2),), 0.25, 1.0)
-    part = Part(name="weight", source="weight", moving=((0, Axis((Segment(0, 1),))),), shape=(8,))
-    counts = (2, 4, 6, 8)
-    tensors = {"weight/weight": np.ones(8, np.float32)}
-    tensors |= {f"table/{at}": np.empty(0, np.float32) for at in range(4)}
-    tensors |= {f"graph/onnx/{at}": np.frombuffer(deflated(b"g", b"g" if at else b""), np.uint8) for at in range(4)}
-    import hashlib
-
-    manifest = Manifest(
-        name="only",
-        space=space,
-        parts=(part,),
-        widths=tuple(
-            StoredWidths(
-                name=f"{count / 8}",
-                widths=space.widths([count]),
-                costs={"macs": Cost(value=float(count), unit="multiply-accumulates")},
-            )
-            for count in counts
-        ),
-        inputs=(Tensor(name="input", shape=(None,), dtype="float32"),),
-        outputs=(Tensor(name="output", shape=(None,), dtype="float32"),),
-        graphs={"onnx": Graphs(parts=(("weight",),) * 4, extra=((),) * 4)},
-        checksums={name: hashlib.sha256(each.data).hexdigest() for name, each in tensors.items()},
-    )
-    save(tmp_path / "only.slim", manifest, tensors)
-    return tmp_path / "only.slim"
-
-
-def channels(runtime: Runtime, **how) -> float:
+def output(runtime: Runtime, **how) -> float:
     return runtime.run(np.zeros(1, np.float32), **how)[0].item()
 
 
 def test_it_begins_at_the_widest_and_runs_where_it_is_set(path, backend):
     with Runtime(path) as runtime:
-        assert (runtime.active, channels(runtime)) == (3, 8)
-        for width, expected in (("0.5", 4), (0.25, 2), (2, 6), (runtime.artifact.widths[3].widths, 8)):
+        assert (runtime.active, output(runtime)) == (3, OUTPUTS[3])
+        for width, at in (("0.5", 1), (0.25, 0), (2, 2), (runtime.artifact.widths[3].widths, 3)):
             runtime.set(width)
-            assert channels(runtime) == expected
+            assert output(runtime) == OUTPUTS[at]
         assert len(backend.prepared) == 4
 
 
@@ -130,6 +37,14 @@ def test_sessions_used_last_are_kept_and_no_others(path, backend):
     assert all(session.closed for session in backend.sessions)
 
 
+def test_a_width_that_single_requests_use_is_kept_for_them(path, backend):
+    with Runtime(path, cache=3) as runtime:
+        for at in (0, 1, 0, 2):
+            output(runtime, at=at)
+        assert set(runtime.ready) == {3, 0, 2}
+        assert backend.built == [8, 2, 4, 6]
+
+
 def test_switches_in_quick_succession_share_two_buffers(path, backend, monkeypatch):
     made = []
 
@@ -142,25 +57,25 @@ def test_switches_in_quick_succession_share_two_buffers(path, backend, monkeypat
     with Runtime(path, cache=1) as runtime:
         for at in (0, 1, 2, 3) * 5:
             runtime.set(at)
-            assert channels(runtime) == (2, 4, 6, 8)[at]
+            assert output(runtime) == OUTPUTS[at]
     assert len(made) == 2  # of the width that serves, and of the one that is built
 
 
 def test_one_request_may_run_at_another_width(path, backend):
     with Runtime(path) as runtime:
-        assert channels(runtime, at="0.25") == 2
-        assert (runtime.active, channels(runtime)) == (3, 8)
+        assert output(runtime, at="0.25") == OUTPUTS[0]
+        assert (runtime.active, output(runtime)) == (3, OUTPUTS[3])
 
 
 def test_the_old_width_serves_until_the_new_one_is_ready(path, backend):
     with Runtime(path) as runtime:
         backend.building = 0.3
         runtime.set(0, wait=False)
-        assert channels(runtime) == 8
+        assert output(runtime) == OUTPUTS[3]
         until = time.monotonic() + 5
         while runtime.active != 0 and time.monotonic() < until:
             time.sleep(0.01)
-        assert channels(runtime) == 2
+        assert output(runtime) == OUTPUTS[0]
 
 
 def test_of_several_switches_the_last_one_counts(path, backend):
@@ -186,7 +101,7 @@ def test_no_request_fails_while_widths_switch(path, backend):
         def ask():
             while not stop.is_set():
                 try:
-                    served.add(channels(runtime))
+                    served.add(output(runtime))
                 except BaseException as error:
                     failures.append(error)
 
@@ -200,8 +115,34 @@ def test_no_request_fails_while_widths_switch(path, backend):
         for thread in threads:
             thread.join()
     assert not failures
-    assert served == {2, 4, 6, 8}
+    assert served == {*OUTPUTS}
     assert all(session.closed for session in backend.sessions)
+
+
+@pytest.mark.parametrize("cache", [1, 2, 4])
+def test_a_request_gets_the_numbers_of_its_width_whatever_is_built_meanwhile(path, backend, monkeypatch, cache):
+    begun, over, here = threading.Semaphore(0), threading.Event(), threading.current_thread()
+
+    def pause():
+        """The others read their weights only when all widths have been built and run."""
+        if threading.current_thread() is not here:
+            begun.release()
+            over.wait(10)
+
+    monkeypatch.setattr(backend, "pause", pause)
+    with Runtime(path, cache=cache) as runtime, ThreadPoolExecutor(2) as pool:
+        for asked in (3, 0, 1, 2, 1, 3):
+            over.clear()
+            runtime.set(asked)
+            requests = [pool.submit(output, runtime) for _ in range(2)]
+            for _ in requests:
+                begun.acquire(timeout=10)
+            for at in (0, 3, 1, 2):
+                assert output(runtime, at=at) == OUTPUTS[at]
+                runtime.set(3 - at)
+                assert output(runtime) == OUTPUTS[3 - at]
+            over.set()
+            assert [request.result() for request in requests] == [OUTPUTS[asked]] * 2
 
 
 def test_a_build_that_fails_leaves_the_old_width_serving(path, backend, monkeypatch):
@@ -209,7 +150,53 @@ def test_a_build_that_fails_leaves_the_old_width_serving(path, backend, monkeypa
         monkeypatch.setattr(backend, "build", lambda *a: (_ for _ in ()).throw(DeploymentError("no memory")))
         with pytest.raises(DeploymentError, match="no memory"):
             runtime.set(0)
-        assert (runtime.active, channels(runtime)) == (3, 8)
+        assert (runtime.active, output(runtime)) == (3, OUTPUTS[3])
+
+
+def test_a_closed_runtime_says_so_whatever_is_asked_of_it(path, backend):
+    runtime = Runtime(path)
+    runtime.close()
+
+    asks = (runtime.run, lambda: runtime.set(0), lambda: runtime.set(0, wait=False), lambda: runtime.build(0))
+    for ask in asks:
+        with pytest.raises(DeploymentError, match="has been closed"):
+            ask()
+
+
+def test_a_session_that_is_ready_after_the_end_is_closed_too(path, backend, monkeypatch):
+    begun, ended, build = threading.Event(), threading.Event(), backend.build
+    raised: list[str] = []
+
+    def held(*arguments):
+        begun.set()
+        ended.wait(5)
+        return build(*arguments)
+
+    def ask():
+        try:
+            output(runtime, at=0)
+        except DeploymentError as error:
+            raised.append(str(error))
+
+    runtime = Runtime(path)
+    monkeypatch.setattr(backend, "build", held)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    begun.wait(5)
+    runtime.close()
+    ended.set()
+    asking.join()
+
+    assert raised == ["the runtime has been closed; open the artifact again"]
+    assert [session.closed for session in backend.sessions] == [True, True]
+
+
+def test_an_artifact_that_is_open_adapts_as_its_path_does(path, backend):
+    for given in (Artifact(path), path, str(path)):
+        with AdaptiveModel(given, cache=False) as model:
+            assert model.state.active == "1.0"
+            assert model(np.zeros(1, np.float32))[0].item() == OUTPUTS[3]
+        assert all(session.closed for session in backend.sessions)
 
 
 def test_wrong_uses_say_what_is_wrong(path, backend):
@@ -226,7 +213,7 @@ def test_wrong_uses_say_what_is_wrong(path, backend):
         runtime.set("0.3")
     runtime.close()
     with pytest.raises(DeploymentError, match="has been closed"):
-        channels(runtime)
+        output(runtime)
 
 
 def test_a_group_of_absurd_width_is_refused_before_its_choices_are_listed(path):
