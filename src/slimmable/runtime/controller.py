@@ -242,7 +242,8 @@ class AdaptiveModel:
 
         Args:
             width: A stored width: its name, its place, or its channels.
-            wait: Whether to return only when it serves; otherwise the one before does until it is built.
+            wait: Whether to return only when it serves; otherwise the one before does until it is built. If it cannot
+                be, the policy chooses again; the log and the switches of :attr:`state` say why.
 
         Raises:
             WidthError: No such width is stored.

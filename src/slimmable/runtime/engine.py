@@ -6,6 +6,7 @@ session that is dropped closes when its last request has left it. So no request 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +30,8 @@ Width = int | str | float | Widths
 
 _TIDY_SECONDS = 1.0
 """Memory that switches leave behind is kept so long, for the next one."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -92,6 +95,7 @@ class Runtime:
         self._closing = threading.Event()
         self._built = 0.0
         self._wanted: int | None = None
+        self._failures: dict[int, str] = {}
         self._closed = False
         self._graphs = graphs_of(backend)
         for at in range(len(self.artifact.widths)):
@@ -113,13 +117,20 @@ class Runtime:
         with self._lock:
             return tuple(self._live)
 
+    @property
+    def failures(self) -> dict[int, str]:
+        """By its place, why a width could not be built in the background; until it is asked for again."""
+        with self._lock:
+            return dict(self._failures)
+
     def set(self, width: Width, *, wait: bool = True) -> None:
         """Serve at another width.
 
         Args:
             width: Which one.
             wait: Whether to return when it serves. Otherwise it is built beside the one that serves, and takes its
-                place when it is ready; of several that are asked for meanwhile the last one counts.
+                place when it is ready; of several that are asked for meanwhile the last one counts. If it cannot be
+                built, the one before serves on; the log and :attr:`failures` say why.
 
         Raises:
             ArtifactError: It is not stored.
@@ -128,6 +139,7 @@ class Runtime:
         with self._lock:
             self._refuse_closed()
             self._wanted = index
+            self._failures.pop(index, None)
             if index in self._live:
                 self._activate(index)
                 return
@@ -215,8 +227,19 @@ class Runtime:
             self._finish([live])
 
     def _switch(self, index: int) -> None:
-        if self._wanted == index and not self._closed:
+        if self._wanted != index or self._closed:
+            return
+        try:
             self._build(index, serve=True)
+        except Exception as error:  # nobody waits for it: whoever asked looks into the failures
+            with self._lock:
+                if self._closed:
+                    return
+                self._failures[index] = f"{type(error).__name__}: {error}"
+                if self._wanted == index:
+                    self._wanted = None
+                serving = self.artifact.widths[self._active].name
+            _log.exception("width %s cannot be built; %s serves on", self.artifact.widths[index].name, serving)
 
     def _activate(self, index: int) -> None:
         self._live.move_to_end(index)

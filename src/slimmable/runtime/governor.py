@@ -126,19 +126,17 @@ class Governor:
     def reconsider(self) -> None:
         """Choose again, unless that was done a moment ago, is being done, or a width is pinned."""
         now = self._clock()
-        if self.pinned is not None or now - self._chosen_at < self._interval:
+        if now - self._chosen_at < self._interval:
             return
         if not self._choosing.acquire(blocking=False):
             return
         try:
             # Another thread may have done so meanwhile.
-            if self.pinned is None and now - self._chosen_at >= self._interval:
+            if now - self._chosen_at >= self._interval:
                 self._chosen_at = now
                 self._give_up_on_builds(now)
-                seen = self.observation(now)
-                choice = self._policy.choose(seen)
-                if choice.index != self._wanted:
-                    self._switch(choice, seen)
+                if self.pinned is None:
+                    self._choose(now)
         except Exception:
             # The request that brought us here has its answer: a faulty policy must not take it away.
             _log.exception("no width could be chosen; %s serves on", self._plan.names[self._wanted])
@@ -173,7 +171,7 @@ class Governor:
         return Deadline().choose(replace(seen, candidates=usable or (active,))).index
 
     def pin(self, index: int, *, wait: bool) -> None:
-        """Let a width serve whatever the policy says.
+        """Let a width serve whatever the policy says; if it cannot be built after all, the policy chooses again.
 
         Raises:
             DeploymentError: It takes more memory than the budget allows.
@@ -195,15 +193,12 @@ class Governor:
         with self._choosing:
             self.pinned = None
 
-    def _switch(self, choice: Choice, seen: Observation) -> None:
-        try:
+    def _choose(self, now: float) -> None:
+        seen = self.observation(now)
+        choice = self._policy.choose(seen)
+        if choice.index != self._wanted:
             self._runtime.set(choice.index, wait=False)
-        except Exception:
-            # The width before serves on: whatever a build fails of, requests must not.
-            _log.exception("width %s cannot be built", self._plan.names[choice.index])
-            self._left_out[choice.index] = seen.now + _LEFT_OUT
-            return
-        self._note(choice, seen)
+            self._note(choice, seen)
 
     def _note(self, choice: Choice, seen: Observation, *, manual: bool = False) -> None:
         names, before = self._plan.names, self._wanted
@@ -222,12 +217,20 @@ class Governor:
         return self._plan.order.index(place)
 
     def _give_up_on_builds(self, now: float) -> None:
-        """Take the width that serves for the wanted one if that one has not come for long."""
-        active = self._runtime.active
-        if active != self._wanted and now - self._asked_at > _BUILDS_WITHIN:
-            _log.error("width %s was not built within %g s", self._plan.names[self._wanted], _BUILDS_WITHIN)
-            self._left_out[self._wanted] = now + _LEFT_OUT
-            self._wanted = active
+        """Take the width that serves for the wanted one if that one cannot be built, or has not come for long."""
+        active, wanted = self._runtime.active, self._wanted
+        if active == wanted:
+            return
+        reason = self._runtime.failures.get(wanted)
+        if reason is None:
+            if self.pinned is not None or now - self._asked_at <= _BUILDS_WITHIN:
+                return
+            reason = f"it was not built within {_BUILDS_WITHIN:g} s"
+        name = self._plan.names[wanted]
+        _log.error("width %s is left out for %g s: %s", name, _LEFT_OUT, reason)
+        self._left_out[wanted], self.pinned = now + _LEFT_OUT, None
+        self._runtime.set(active, wait=False)  # lest it comes yet
+        self._note(Choice(active, f"no {name}: {reason}"), self.observation(now))
 
     def _energy_left(self, now: float) -> float | None:
         if self._energy is not None and now - self._read_at >= _READ_ENERGY:

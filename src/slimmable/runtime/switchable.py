@@ -108,8 +108,13 @@ class Switchable(Protocol):
         """The widths that can run at once."""
         ...
 
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Why widths that were set without ``wait`` could not be built, until they are set again."""
+        ...
+
     def set(self, index: int, *, wait: bool = True) -> None:
-        """Make a width the active one; without ``wait`` the one before serves until the new one is ready."""
+        """Make a width the active one; without ``wait`` the one before serves until the new one is ready, if ever."""
         ...
 
     def run(self, *inputs: Any, at: int | None = None) -> list[np.ndarray]:

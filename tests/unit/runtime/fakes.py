@@ -41,7 +41,8 @@ class FakeRuntime:
     Attributes:
         slow: Every run takes so many times longer.
         builds: Places whose background build has been asked for and is not done, with the time when it will be.
-        fails: Places that cannot be built.
+        fails: Places that cannot be built, which shows when their build is over.
+        failures: Why those that were built in the background could not be.
         runs: Place and number of examples of each run.
     """
 
@@ -79,6 +80,7 @@ class FakeRuntime:
             inputs=(SimpleNamespace(name="x", shape=(None, *shape), dtype=dtype),),
         )
         self.slow, self.builds, self.fails, self.runs, self.closed = 1.0, {}, set(), [], False
+        self.failures = {}
         self.recent = [len(seconds) - 1]
         self.serving = len(seconds) - 1
         self.lock = threading.Lock()
@@ -90,8 +92,11 @@ class FakeRuntime:
             for place, done in list(self.builds.items()):
                 if self.clock() >= done:
                     del self.builds[place]
-                    self.serving = place
-                    self._use(place)
+                    if place in self.fails:
+                        self.failures[place] = "MemoryError: no room for it"
+                    else:
+                        self.serving = place
+                        self._use(place)
         return self.serving
 
     @property
@@ -102,11 +107,12 @@ class FakeRuntime:
         self.recent = [*(each for each in self.recent if each != place), place][-self.keep :]
 
     def set(self, index, *, wait=True):
-        if index in self.fails:
+        if wait and index in self.fails:
             raise MemoryError("no room for it")
         with self.lock:
             self.builds.clear()
-            if wait or self.build == 0 or index == self.serving:
+            self.failures.pop(index, None)
+            if wait or index == self.serving or (self.build == 0 and index not in self.fails):
                 self.serving = index
                 self._use(index)
             else:

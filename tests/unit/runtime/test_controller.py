@@ -163,17 +163,55 @@ def test_the_width_before_serves_until_the_next_is_built():
     assert asked < runtime.clock()
 
 
+def gauge(model):
+    """The width that serves, by the figures for Prometheus."""
+    lines = model.metrics.page()[0].decode().splitlines()
+    return [line.split('"')[1] for line in lines if line.startswith("slimmable_active_width") and line.endswith(" 1.0")]
+
+
 def test_a_width_that_cannot_be_built_is_left_out(caplog):
-    model, runtime = adaptive(latency_ms=20)
+    model, runtime = adaptive(latency_ms=20, metrics=PrometheusMetrics())
     runtime.fails, runtime.slow = {1}, 2.0
     calls(model, runtime, 10)
 
     assert model.state.active == "0.25"
-    assert "width 0.5 cannot be built" in caplog.text
+    assert gauge(model) == ["0.25"]
+    assert "width 0.5 is left out for 60 s: MemoryError: no room for it" in caplog.text
+    assert [(NAMES[each.source], NAMES[each.target]) for each in model.state.switches] == [
+        ("1.0", "0.5"),
+        ("0.5", "1.0"),
+        ("1.0", "0.25"),
+    ]
+    assert model.state.switches[1].reason == "no 0.5: MemoryError: no room for it"
 
     runtime.fails, runtime.slow = set(), 1.0
     calls(model, runtime, 1200)
     assert model.state.active == "1.0"
+
+
+def test_a_pin_that_cannot_be_built_is_given_up(caplog):
+    model, runtime = adaptive(FakeRuntime(build=0.5), metrics=PrometheusMetrics())
+    runtime.fails = {0}
+    with pytest.raises(MemoryError):
+        model.pin("0.25")
+    assert model.state.pinned is None
+
+    model.pin("0.25", wait=False)
+    calls(model, runtime, 3)
+    assert (model.state.active, model.state.pinned) == ("1.0", "0.25")
+    calls(model, runtime, 10)
+    assert (model.state.active, model.state.pinned) == ("1.0", None)
+    assert gauge(model) == ["1.0"]
+    assert "no room for it" in caplog.text
+
+
+def test_a_pin_may_take_as_long_as_it_takes():
+    model, runtime = adaptive(FakeRuntime(build=40))
+    model.pin("0.25", wait=False)
+    calls(model, runtime, 300)
+    assert (model.state.active, model.state.pinned) == ("1.0", "0.25")
+    calls(model, runtime, 200)
+    assert (model.state.active, model.state.pinned) == ("0.25", "0.25")
 
 
 def test_a_build_that_never_ends_is_given_up(caplog):
@@ -182,6 +220,7 @@ def test_a_build_that_never_ends_is_given_up(caplog):
     calls(model, runtime, 300)
 
     assert "was not built within 30 s" in caplog.text
+    assert not runtime.builds or model.state.switches[-1].target in runtime.builds
     assert {NAMES[each.target] for each in model.state.switches} >= {"0.5", "0.25"}
     assert model.state.requests["1.0"] == 300
 

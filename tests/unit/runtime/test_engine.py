@@ -9,11 +9,19 @@ from slimmable.errors import ArtifactError, DeploymentError
 from slimmable.runtime import AdaptiveModel, Artifact, Runtime
 from slimmable.runtime.buffers import Buffer
 from slimmable.runtime.manifest import Manifest
+from slimmable.runtime.metrics import PrometheusMetrics
 from tests.unit.runtime.fake_backend import OUTPUTS
 
 
 def output(runtime: Runtime, **how) -> float:
     return runtime.run(np.zeros(1, np.float32), **how)[0].item()
+
+
+def wait_for(happened):
+    until = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_it_begins_at_the_widest_and_runs_where_it_is_set(path, backend):
@@ -72,9 +80,7 @@ def test_the_old_width_serves_until_the_new_one_is_ready(path, backend):
         backend.building = 0.3
         runtime.set(0, wait=False)
         assert output(runtime) == OUTPUTS[3]
-        until = time.monotonic() + 5
-        while runtime.active != 0 and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_for(lambda: runtime.active == 0)
         assert output(runtime) == OUTPUTS[0]
 
 
@@ -83,9 +89,7 @@ def test_of_several_switches_the_last_one_counts(path, backend):
         backend.building = 0.05
         for index in (0, 1, 2, 0, 1):
             runtime.set(index, wait=False)
-        until = time.monotonic() + 5
-        while runtime.active != 1 and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_for(lambda: runtime.active == 1)
         time.sleep(0.2)
         assert runtime.active == 1
         assert len(backend.built) <= 3  # the first may have begun before the others were asked for
@@ -151,6 +155,38 @@ def test_a_build_that_fails_leaves_the_old_width_serving(path, backend, monkeypa
         with pytest.raises(DeploymentError, match="no memory"):
             runtime.set(0)
         assert (runtime.active, output(runtime)) == (3, OUTPUTS[3])
+
+
+def test_a_background_build_that_fails_is_told_and_tried_again_when_asked_for(path, backend, monkeypatch, caplog):
+    def fail(*arguments):
+        raise DeploymentError("no memory")
+
+    with Runtime(path) as runtime:
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "build", fail)
+            runtime.set(0, wait=False)
+            wait_for(lambda: runtime.failures)
+            assert runtime.failures == {0: "DeploymentError: no memory"}
+            assert "width 0.25 cannot be built; 1.0 serves on" in caplog.text
+            assert output(runtime) == OUTPUTS[3]
+        runtime.set(0, wait=False)
+        assert not runtime.failures
+        wait_for(lambda: runtime.active == 0)
+        assert output(runtime) == OUTPUTS[0]
+
+
+def test_a_model_does_without_a_width_that_cannot_be_built(path, backend, monkeypatch, caplog):
+    def fail(arrays, signature):
+        raise MemoryError("no room for it")
+
+    with AdaptiveModel(path, cache=False, interval=0.0, metrics=PrometheusMetrics()) as model:
+        monkeypatch.setattr(backend, "build", fail)
+        model.pin("0.25", wait=False)
+        wait_for(lambda: model(np.zeros(1, np.float32)) and model.state.pinned is None)
+
+        assert model.state.active == "1.0"
+        assert model.state.switches[-1].reason == "no 0.25: MemoryError: no room for it"
+        assert 'slimmable_active_width{width="1.0"} 1.0' in model.metrics.page()[0].decode()
 
 
 def test_a_closed_runtime_says_so_whatever_is_asked_of_it(path, backend):
