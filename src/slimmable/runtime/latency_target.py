@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,7 +26,7 @@ class LatencyTarget:
     see, and for chance.
 
     * **Down**: if the active width is late, the widest that would stay below ``1 - safety / 2`` of the target takes
-      over, however many steps that are; if none would, the cheapest. A backlog is part of the replay, so who takes
+      over, however many steps that are; if none would, the fastest. A backlog is part of the replay, so who takes
       over works it off in time; that requests of the width before were late is no reason to step down again.
     * **Up**: one step, if the requests of the last ``hold`` seconds would have been in time at the next width though
       everything took ``1 / (1 - safety)`` times as long, and no switch was made in that time. If a step up has to be
@@ -34,6 +34,9 @@ class LatencyTarget:
       a load smaller by a third this is forgotten.
 
     Without requests the profile decides: the widest whose tail on an idle device is below the target.
+
+    Widths that are not uniform may take more time than one with more multiply-accumulates. Such a width never serves:
+    the steps are those among widths of which none is slower than a wider one.
 
     Args:
         seconds: The target.
@@ -77,8 +80,8 @@ class LatencyTarget:
 
     def choose(self, observation: Observation) -> Choice:
         """The width that shall serve now."""
-        order, seen = observation.candidates, observation
-        place = self._place(seen)
+        seen = replace(observation, candidates=_undominated(observation))
+        order, place = seen.candidates, self._place(seen)
         quiet = seen.now - seen.switches[-1].at if seen.switches else np.inf
         recent = seen.trace.since(seen.now - self.react, least=self.least)
         if not len(recent):
@@ -103,16 +106,16 @@ class LatencyTarget:
         if quiet < self.hold:
             return Choice(seen.candidates[place], "nothing to judge by yet")
         fitting = [each for each in seen.candidates if seen.speeds[each].tail <= self.seconds]
-        best = fitting[-1] if fitting else seen.candidates[0]
+        best = fitting[-1] if fitting else min(seen.candidates, key=lambda each: seen.speeds[each].tail)
         return Choice(best, f"profiled p{self.percentile:g} {1e3 * seen.speeds[best].tail:.3g} ms")
 
     def _down(self, seen: Observation, recent: Trace, place: int) -> Choice:
-        late = self._p(self._soon(seen, recent, seen.candidates[place]))
+        told = {each: self._soon(seen, recent, each) for each in seen.candidates[: place + 1]}
+        late = self._p(told[seen.candidates[place]])
         for each in reversed(seen.candidates[:place]):
-            told = self._soon(seen, recent, each)
-            if not self._late(told, self._inner, allow=1):
-                return Choice(each, f"{late}; here it is {1e3 * self._quantile(told):.3g} ms")
-        return Choice(seen.candidates[0], f"{late}; this is the cheapest")
+            if not self._late(told[each], self._inner, allow=1):
+                return Choice(each, f"{late}; here it is {1e3 * self._quantile(told[each]):.3g} ms")
+        return Choice(min(told, key=lambda each: self._quantile(told[each])), f"{late}; this is the fastest")
 
     def _soon(self, seen: Observation, recent: Trace, index: int) -> Floats:
         """Latencies at a width if requests go on coming as of late, behind those that wait."""
@@ -150,3 +153,13 @@ class LatencyTarget:
 
     def _p(self, told: Floats) -> str:
         return f"p{self.percentile:g} would be {1e3 * self._quantile(told):.3g} of {1e3 * self.seconds:.3g} ms"
+
+
+def _undominated(seen: Observation) -> tuple[int, ...]:
+    """The candidates without those that take no less time, alone or behind others, than a wider one."""
+    kept: list[int] = []
+    for each in reversed(seen.candidates):
+        speed = seen.speeds[each]
+        if all(speed.least < seen.speeds[wider].least or speed.drain < seen.speeds[wider].drain for wider in kept):
+            kept.append(each)
+    return tuple(reversed(kept))

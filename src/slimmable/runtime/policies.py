@@ -106,7 +106,7 @@ class MemoryLimit:
 
     Args:
         most_bytes: The memory.
-        then: Who chooses among those that fit; if none fits, it is shown the cheapest.
+        then: Who chooses among those that fit; if none fits, it is shown the smallest.
     """
 
     most_bytes: int
@@ -115,7 +115,8 @@ class MemoryLimit:
     def choose(self, observation: Observation) -> Choice:
         """The choice of ``then`` among those that fit."""
         fitting = tuple(each for each in observation.candidates if observation.nbytes[each] <= self.most_bytes)
-        return self.then.choose(replace(observation, candidates=fitting or observation.candidates[:1]))
+        smallest = min(observation.candidates, key=lambda each: observation.nbytes[each])
+        return self.then.choose(replace(observation, candidates=fitting or (smallest,)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ class EnergyLevel:
 
 @dataclass(frozen=True, kw_only=True)
 class Deadline:
-    """The widest for one request that has so much time left; the cheapest if none is fast enough.
+    """The widest for one request that has so much time left; the fastest if none is fast enough.
 
     Args:
         margin: Share of the time that the forecast may take.
@@ -182,4 +183,5 @@ class Deadline:
         for each in reversed(observation.candidates):
             if observation.speeds[each].tail * slow_down <= left * self.margin:
                 return Choice(each, f"fits into the {1e3 * left:.3g} ms left")
-        return Choice(observation.candidates[0], f"none fits into the {1e3 * left:.3g} ms left")
+        fastest = min(observation.candidates, key=lambda each: observation.speeds[each].tail)
+        return Choice(fastest, f"none fits into the {1e3 * left:.3g} ms left")

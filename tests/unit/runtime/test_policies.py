@@ -171,6 +171,35 @@ def test_a_width_that_may_not_serve_any_more_is_left(active, index):
     assert TARGET.choose(shown).index == index
 
 
+UNEVEN = {place: Speed.alone(seconds) for place, seconds in enumerate((0.003, 0.0065, 0.03, 0.016))}
+
+
+@pytest.mark.parametrize(
+    ("active", "factor", "index"), [(0, 1.0, 1), (1, 1.0, 3), (2, 1.0, 3), (3, 1.0, 3), (2, 2.0, 1), (3, 2.0, 1)]
+)
+@pytest.mark.parametrize("serial", [True, False])
+def test_a_width_that_is_slower_than_a_wider_one_is_passed_over(active, factor, index, serial):
+    shown = seen(requests(rate=10, factor=factor), active=active, speeds=UNEVEN, serial=serial)
+
+    assert TARGET.choose(shown).index == index
+
+
+@pytest.mark.parametrize("trace", [(), tuple(requests(rate=10, factor=9.0))])
+def test_the_fastest_is_the_last_resort_though_another_computes_less(trace):
+    # The first pays off in batches only.
+    speeds = {**UNEVEN, 0: Speed(least=0.03, tail=0.03, drain=0.002, together=0.03)}
+
+    assert LatencyTarget(seconds=0.004).choose(seen(trace, active=1, speeds=speeds)).index == 1
+
+
+@pytest.mark.parametrize("remaining", [0.004, 0.001, -1.0])
+def test_the_fastest_is_the_last_resort_of_a_deadline_and_the_smallest_of_a_memory(remaining):
+    speeds = {**UNEVEN, 0: Speed.alone(0.008)}
+
+    assert Deadline().choose(seen(remaining=remaining, speeds=speeds)).index == 1
+    assert MemoryLimit(most_bytes=1).choose(seen(nbytes={0: 20, 1: 10, 2: 30, 3: 40})).index == 1
+
+
 def test_the_same_observation_gets_the_same_answer():
     shown = seen(requests(rate=120), serial=True, waiting=4)
 
