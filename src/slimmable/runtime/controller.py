@@ -174,7 +174,8 @@ class AdaptiveModel:
         Args:
             *inputs: The inputs in order; their first dimension is the batch.
             deadline_ms: Milliseconds that this request may take from its arrival on: the widest that can run at once
-                and is fast enough runs, whatever serves the others.
+                and is fast enough for all its examples runs, whatever serves the others; while a width is pinned,
+                that one.
             enqueued_at: When it came, in seconds of the controller's clock, if it waited in a queue of yours whose
                 requests run one after the other.
         """
@@ -202,9 +203,9 @@ class AdaptiveModel:
 
         Args:
             *inputs: The inputs in order.
-            remaining: Seconds that are left; None runs the width that serves.
+            remaining: Seconds that are left; None runs the width that serves, and so does a pin.
         """
-        at = None if remaining is None else self._governor.within(remaining)
+        at = None if remaining is None else self._governor.within(remaining, len(inputs[0]))
         before = self._runtime.active
         begun = self._clock()
         outputs = self._runtime.run(*inputs, at=at)

@@ -163,12 +163,18 @@ class Governor:
                 remaining=remaining,
             )
 
-    def within(self, remaining: float) -> int:
-        """The place of the width for one request that has so many seconds left; one that can run at once."""
+    def within(self, remaining: float, examples: int) -> int | None:
+        """The place of the width for one run that has so many seconds left; one that can run at once.
+
+        None while a width is pinned: a deadline is no reason to leave it.
+        """
+        if self.pinned is not None:
+            return None
         seen = self.observation(self._clock(), remaining=remaining)
         active, ready = self._runtime.active, set(self._runtime.ready)
-        usable = tuple(place for place in self._plan.order if place in ready or place == active)
-        return Deadline().choose(replace(seen, candidates=usable or (active,))).index
+        usable = tuple(place for place in self._plan.order if place in ready or place == active) or (active,)
+        speeds = {place: self._plan.speed(place, examples) for place in usable}
+        return Deadline().choose(replace(seen, candidates=usable, speeds=speeds)).index
 
     def pin(self, index: int, *, wait: bool) -> None:
         """Let a width serve whatever the policy says; if it cannot be built after all, the policy chooses again.

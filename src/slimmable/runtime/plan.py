@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slimmable.errors import DeploymentError
@@ -82,6 +82,13 @@ class Plan:
     batches: Mapping[int, int]
     nbytes: Mapping[int, int]
     budget: Budget
+
+    def speed(self, place: int, examples: int) -> Speed:
+        """The speed of a width whose ``tail`` is that of one run with so many examples."""
+        speed = self.speeds[place]
+        if examples == 1:
+            return speed
+        return replace(speed, tail=self.profile.tail(place, examples, self.budget.percentile))
 
 
 def plan(

@@ -59,7 +59,8 @@ class Observation:
         switches: The last switches, oldest first.
         nbytes: Memory of a session of each width, by place.
         energy: What is left, 0 to 1; None if nobody says.
-        remaining: Seconds that are left for the one request a width is asked for; None if it is asked for all.
+        remaining: Seconds that are left for the one run a width is asked for, whose tail :attr:`speeds` then tell
+            whatever its examples; None if it is asked for all.
     """
 
     now: float

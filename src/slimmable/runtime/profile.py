@@ -56,12 +56,18 @@ class Profile:
         >>> [round(1e3 * profile.expected(0, examples)) for examples in (1, 2, 4, 8)]
         [10, 14, 22, 44]
         """
-        known = self.times[index]
-        batches = sorted(known)
-        least = [known[batch][0] / 1e3 for batch in batches]
-        if examples > batches[-1]:
-            return least[-1] * examples / batches[-1]
-        return float(np.interp(examples, batches, least))
+        return _on_a_line(examples, {batch: took[0] for batch, took in self.times[index].items()})
+
+    def tail(self, index: int, examples: int, percentile: float) -> float:
+        """A percentile of the seconds of a run with so many examples, on such a line.
+
+        >>> profile = Profile(names=("1.0",), times={0: {1: (10.0, 14.0), 4: (22.0, 30.0)}})
+        >>> [round(1e3 * profile.tail(0, examples, 100)) for examples in (1, 4, 8)]
+        [14, 30, 60]
+        """
+        return _on_a_line(
+            examples, {batch: self.milliseconds(index, percentile, batch=batch) for batch in self.times[index]}
+        )
 
     def batch(self, index: int, most: int, limit: float = math.inf) -> int:
         """How many waiting examples to run together: as many as pay, in at most ``limit`` seconds.
@@ -101,6 +107,15 @@ class Profile:
             self.names[index]: {str(batch): list(each) for batch, each in times.items()}
             for index, times in self.times.items()
         }
+
+
+def _on_a_line(examples: int, milliseconds: Mapping[int, float]) -> float:
+    """Seconds of a run by those of batches: straight lines between them, in proportion beyond the largest."""
+    batches = sorted(milliseconds)
+    most = batches[-1]
+    if examples > most:
+        return milliseconds[most] * examples / most / 1e3
+    return float(np.interp(examples, batches, [milliseconds[batch] for batch in batches])) / 1e3
 
 
 def measure(

@@ -252,6 +252,32 @@ def test_a_deadline_chooses_the_width_of_its_request_only():
     assert runtime.runs[-1] == (2, 1)
 
 
+@pytest.mark.parametrize("gain", [0.0, 0.5])
+@pytest.mark.parametrize("batches", [(1,), (1, 8)])
+def test_a_deadline_counts_all_examples(gain, batches):
+    model, runtime = adaptive(FakeRuntime(gain=gain), batches=batches)
+    eight = np.concatenate([image(seed) for seed in range(8)])
+    known = (
+        8 * (1 - gain) + gain if 8 in batches else 8
+    )  # times of one example: batches that were not timed gain nothing
+
+    for place, seconds in enumerate(SECONDS):
+        begun = runtime.clock()
+        model(eight, deadline_ms=1e3 * seconds * known / 0.9 + 0.1)
+        assert runtime.runs[-1] == (place, 8)
+        assert runtime.clock() - begun <= seconds * known / 0.9
+
+
+@pytest.mark.parametrize("deadline", [1, 13, 1000])
+def test_a_pinned_width_runs_whatever_the_deadline(deadline):
+    model, runtime = adaptive()
+    model.pin("0.5")
+
+    model(image(), deadline_ms=deadline)
+
+    assert runtime.runs[-1] == (1, 1)
+
+
 def test_a_deadline_runs_only_what_is_ready():
     model, runtime = adaptive(FakeRuntime(keep=2), latency_ms=20)
     ready = set(runtime.ready)

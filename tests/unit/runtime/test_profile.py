@@ -63,6 +63,14 @@ def test_batches_are_as_large_as_pays_and_the_limit_allows():
     assert (speed.drain, speed.together) == pytest.approx((SECONDS[3] * 4.5 / 8, SECONDS[3] * 4.5))
 
 
+def test_tails_of_batches_are_theirs():
+    times = {0: {1: (10.0, 12.0, 20.0), 4: (22.0, 24.0, 60.0)}}
+    found = Profile(names=("1.0",), times=times)
+
+    assert [found.tail(0, examples, 50) for examples in (1, 2, 4, 8)] == pytest.approx([0.012, 0.016, 0.024, 0.048])
+    assert found.tail(0, 4, 100) == pytest.approx(0.06)
+
+
 def test_a_profile_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first, second, other = FakeRuntime(), FakeRuntime(), FakeRuntime(digest="another file")
