@@ -25,11 +25,18 @@ def backends_from(text: str) -> tuple[BackendName, ...]:
     >>> backends_from("onnx,torch")
     ('onnx', 'torch')
     """
-    found = tuple(name.strip() for name in text.split(","))
-    for name in found:
-        if name not in _BACKENDS:
-            raise DeploymentError(f"there is no backend {name!r}; expected some of {', '.join(_BACKENDS)}")
-    return found  # pyright: ignore[reportReturnType]  checked above
+    return tuple(backend_from(name.strip()) for name in text.split(","))
+
+
+def backend_from(name: str) -> BackendName:
+    """The name of a backend.
+
+    Raises:
+        DeploymentError: There is none of that name.
+    """
+    if name not in _BACKENDS:
+        raise DeploymentError(f"there is no backend {name!r}; expected one of {', '.join(_BACKENDS)}")
+    return name  # pyright: ignore[reportReturnType]  checked above
 
 
 def backend_named(name: BackendName, options: Options) -> Backend:
@@ -39,9 +46,7 @@ def backend_named(name: BackendName, options: Options) -> Backend:
         DeploymentError: There is none of that name.
         MissingDependencyError: It is not installed.
     """
-    if name not in _BACKENDS:
-        raise DeploymentError(f"there is no backend {name!r}; expected one of {', '.join(_BACKENDS)}")
-    return _BACKENDS[name](options)
+    return _BACKENDS[backend_from(name)](options)
 
 
 def _onnx(options: Options) -> Backend:

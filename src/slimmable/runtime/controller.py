@@ -14,6 +14,7 @@ import numpy as np
 from slimmable.core.space import Widths
 from slimmable.errors import DeploymentError
 from slimmable.runtime.artifact import Artifact
+from slimmable.runtime.backends import backend_from, graphs_of
 from slimmable.runtime.governor import Governor
 from slimmable.runtime.latency_target import LatencyTarget
 from slimmable.runtime.metrics import Metrics, NoMetrics
@@ -87,11 +88,15 @@ class AdaptiveModel:
         runtime: An artifact or its path, or a runtime; what is opened here is closed by :meth:`close`.
         latency_ms: Target for the latency of a request, in milliseconds.
         percentile: The percentile of the latencies that is to be below it.
-        memory_mb: Only widths whose session takes at most so many megabytes serve.
+        memory_mb: Only widths whose tensors take at most so many megabytes are built at all. This bounds one session,
+            not the process: ``sessions`` of them are kept, one more is there while the width changes, and the backend
+            adds its code, activations and what it packs (``slimmable bench --memory`` measures all of it).
         policy: Who chooses, instead of a latency target; the widest serves if neither is given.
         energy: Returns what is left of the battery, 0 to 1, for the policy; asked at most once a second.
         backend: The runtime below, if ``runtime`` is an artifact.
         threads: Threads of a run; with a runtime of your own, those it uses, for its times are kept by them.
+        sessions: Sessions that are kept, the active one included, if ``runtime`` is an artifact: with 1 memory is
+            least, with more the way back to a width takes microseconds.
         strict: Whether a budget that no width meets is an error; otherwise the cheapest serves, and the log says so.
         cache: Where the times of this device are kept: True for the user's cache, a file, or False for nowhere.
         batches: Examples of a run that are timed; 1 always is.
@@ -124,6 +129,7 @@ class AdaptiveModel:
         energy: Callable[[], float] | None = None,
         backend: str = "onnx",
         threads: int = 1,
+        sessions: int = 2,
         strict: bool = True,
         cache: bool | str | Path = True,
         batches: Sequence[int] = (1,),
@@ -141,7 +147,7 @@ class AdaptiveModel:
         self.metrics: Metrics = metrics or NoMetrics()
         self._opened = isinstance(runtime, Artifact | str | Path)
         if isinstance(runtime, Artifact | str | Path):
-            self._runtime = _opened(runtime, backend, threads)
+            self._runtime = _opened(runtime, budget, backend=backend, threads=threads, sessions=sessions)
         else:
             self._runtime = runtime
         try:
@@ -289,6 +295,11 @@ class AdaptiveModel:
         self.close()
 
 
-def _opened(artifact: Artifact | str | Path, backend: str, threads: int) -> Switchable:
+def _opened(given: Artifact | str | Path, budget: Budget, *, backend: str, threads: int, sessions: int) -> Switchable:
+    """A runtime at the widest that the memory allows, or the smallest: what it excludes is not built even once."""
     engine: Any = import_module("slimmable.runtime.engine")
-    return engine.Runtime(artifact, backend=backend, threads=threads)
+    artifact = given if isinstance(given, Artifact) else Artifact(given)
+    graphs = graphs_of(backend_from(backend))
+    nbytes = {place: artifact.nbytes(graphs, place) for place in range(len(artifact.widths))}
+    allowed = budget.allows(nbytes) or [min(nbytes, key=nbytes.__getitem__)]
+    return engine.Runtime(artifact, backend=backend, threads=threads, cache=sessions, width=max(allowed))

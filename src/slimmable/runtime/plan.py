@@ -26,7 +26,7 @@ class Budget:
     Attributes:
         latency_ms: Target for the latency of a request, in milliseconds; None for none.
         percentile: The percentile of the latencies that is to be below it.
-        memory_mb: Megabytes that the session of a width may take; None for any.
+        memory_mb: Megabytes that the tensors of a width may take; None for any.
         strict: Whether a budget that no width meets is an error, or the cheapest serves and the log says so.
 
     Raises:
@@ -49,6 +49,15 @@ class Budget:
     def seconds(self) -> float:
         """The target for the latency; infinite if there is none."""
         return math.inf if self.latency_ms is None else self.latency_ms / 1e3
+
+    def allows(self, nbytes: Mapping[int, int]) -> list[int]:
+        """Those of these widths that the memory allows.
+
+        >>> Budget(memory_mb=2).allows({0: 1_000_000, 1: 3_000_000})
+        [0]
+        """
+        most = math.inf if self.memory_mb is None else self.memory_mb * _MEGABYTE
+        return [place for place, size in nbytes.items() if size <= most]
 
     def miss(self, message: str) -> None:
         """Say that no width meets the budget.
@@ -139,10 +148,8 @@ def _within_reach(budget: Budget, speeds: Mapping[str, Speed]) -> None:
 
 
 def _within(budget: Budget, nbytes: Mapping[int, int]) -> list[int]:
-    """Places of the widths that the memory allows."""
-    if budget.memory_mb is None:
-        return list(nbytes)
-    allowed = [place for place, size in nbytes.items() if size <= budget.memory_mb * _MEGABYTE]
+    """Places of the widths that the memory allows; of the smallest if it allows none."""
+    allowed = budget.allows(nbytes)
     if not allowed:
         least = min(nbytes, key=nbytes.__getitem__)
         budget.miss(f"memory of {budget.memory_mb:g} MB was asked for; the least is {nbytes[least] / _MEGABYTE:.3g} MB")

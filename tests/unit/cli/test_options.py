@@ -36,7 +36,7 @@ OPTIONS = {
     "platforms": ["--device", "--json", "--root", "FILE"],
     "serve": [
         *("--backend", "--host", "--latency", "--lenient", "--max-batch", "--max-body", "--max-wait", "--memory"),
-        *("--percentile", "--port", "--profile", "--queue", "--threads", "--top", "--width", "MODEL"),
+        *("--percentile", "--port", "--profile", "--queue", "--sessions", "--threads", "--top", "--width", "MODEL"),
     ],
     "recipes": ["RECIPE"],
 }

@@ -374,15 +374,15 @@ def test_a_path_is_opened_and_closed(monkeypatch):
     runtime = FakeRuntime()
     opened = []
 
-    def open_(path, backend, threads):
-        opened.append((path, backend, threads))
+    def open_(path, budget, **options):
+        opened.append((path, options))
         return runtime
 
     monkeypatch.setattr("slimmable.runtime.controller._opened", open_)
-    with AdaptiveModel("x.slim", threads=2, cache=False, clock=runtime.clock):
+    with AdaptiveModel("x.slim", threads=2, sessions=1, cache=False, clock=runtime.clock):
         assert not runtime.closed
     assert runtime.closed
-    assert opened == [("x.slim", "onnx", 2)]
+    assert opened == [("x.slim", {"backend": "onnx", "threads": 2, "sessions": 1})]
 
     runtime.closed = False
     with pytest.raises(DeploymentError):

@@ -235,6 +235,37 @@ def test_an_artifact_that_is_open_adapts_as_its_path_does(path, backend):
         assert all(session.closed for session in backend.sessions)
 
 
+@pytest.fixture
+def sizes(monkeypatch):
+    """100 bytes for the narrowest width, 400 for the widest: here all fit into one cache line."""
+    monkeypatch.setattr(Artifact, "nbytes", lambda self, graphs, index: 100 * (index + 1))
+
+
+@pytest.mark.parametrize(("most", "built"), [(100, {2}), (200, {2, 4}), (399, {2, 4, 6}), (400, {2, 4, 6, 8})])
+def test_a_width_that_the_memory_excludes_is_not_built_even_once(path, backend, sizes, most, built):
+    with AdaptiveModel(path, memory_mb=most / 1e6, cache=False) as model:
+        assert set(backend.built) == built
+        assert model.state.active == model.name(len(built) - 1)
+
+
+def test_a_memory_that_no_width_fits_into_is_refused_without_the_widest(path, backend, sizes):
+    with pytest.raises(DeploymentError, match=r"9e-05 MB was asked for; the least is 0\.0001 MB"):
+        AdaptiveModel(path, memory_mb=9e-5, cache=False)
+    assert backend.built == [2]
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_an_adaptive_model_keeps_so_many_sessions(path, backend, sessions):
+    with AdaptiveModel(path, sessions=sessions, cache=False) as model:
+        for width in ("0.25", "0.5", "0.75"):
+            model.pin(width)
+            assert sum(not session.closed for session in backend.sessions) == sessions
+    with pytest.raises(DeploymentError, match="cache is 0"):
+        AdaptiveModel(path, sessions=0, cache=False)
+    with pytest.raises(DeploymentError, match="no backend 'tpu'"):
+        AdaptiveModel(path, backend="tpu", cache=False)
+
+
 def test_wrong_uses_say_what_is_wrong(path, backend):
     with pytest.raises(DeploymentError, match="cache is 0"):
         Runtime(path, cache=0)

@@ -51,11 +51,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("artifact", metavar="MODEL", help="an artifact, such as model.slim")
     add("--latency", metavar="TIME", help="serve the widest that keeps to it, such as 20ms; the widest if not given")
     add("--percentile", type=float, default=95.0, metavar="P", help="of the latencies, that is to keep to it")
-    add("--memory", metavar="SIZE", help="serve only widths whose session fits into it, such as 64MB")
+    add("--memory", metavar="SIZE", help="serve only widths whose tensors fit into it, such as 64MB")
     add("--width", metavar="NAME", help="serve this stored width and no other")
     add("--lenient", action="store_true", help="serve the narrowest if no width keeps to the budget")
     add("--backend", default="onnx", metavar="NAME", help="onnx, openvino, torch or executorch")
     add("--threads", type=int, default=1, metavar="N", help="threads of a run")
+    add("--sessions", type=int, default=2, metavar="N", help="sessions that are kept; with 1 memory is least")
     add("--profile", metavar="FILE", help="keep the times of this device there; in the user's cache if not given")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; by default for this machine only")
     add("--port", type=int, default=8000, metavar="N", help="0 takes any that is free")
@@ -94,6 +95,7 @@ def run(options: Any) -> int:
         width=options.width,
         backend=options.backend,
         threads=options.threads,
+        sessions=options.sessions,
         strict=not options.lenient,
         cache=options.profile or True,
     )

@@ -27,6 +27,7 @@ def serve(
     width: str | None = None,
     backend: str = "onnx",
     threads: int = 1,
+    sessions: int = 2,
     strict: bool = True,
     cache: bool | str | Path = True,
 ) -> None:
@@ -38,10 +39,11 @@ def serve(
         latency_ms: Target for the latency, from arrival to answer, in milliseconds; see
             :class:`~slimmable.runtime.controller.AdaptiveModel` for this and what follows.
         percentile: The percentile of the latencies that is to be below it.
-        memory_mb: Only widths whose session takes at most so many megabytes serve.
+        memory_mb: Only widths whose tensors take at most so many megabytes serve.
         width: Serve this width and no other.
         backend: The runtime below, if ``runtime`` is a path.
         threads: Threads of a run.
+        sessions: Sessions that are kept, if ``runtime`` is a path.
         strict: Whether a budget that no width meets is an error.
         cache: Where the times of this device are kept.
 
@@ -67,6 +69,7 @@ def serve(
         memory_mb=memory_mb,
         backend=backend,
         threads=threads,
+        sessions=sessions,
         strict=strict,
         cache=cache,
         batches=(1, settings.max_batch),

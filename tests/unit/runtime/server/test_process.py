@@ -135,6 +135,7 @@ def test_both_command_lines_serve_alike(monkeypatch):
     served = []
     monkeypatch.setattr("slimmable.runtime.server.serving.serve", lambda *given, **named: served.append((given, named)))
     words = ["model.slim", "--latency", "0.02s", "--memory", "64MB", "--width", "0.5", "--queue", "9", "--lenient"]
+    words += ["--sessions", "1"]
 
     assert main(["serve", *words]) == module_main(words) == 0
 
@@ -148,6 +149,7 @@ def test_both_command_lines_serve_alike(monkeypatch):
         "width": "0.5",
         "backend": "onnx",
         "threads": 1,
+        "sessions": 1,
         "strict": False,
         "cache": True,
     }
