@@ -125,7 +125,7 @@ def environment(
         "slimmable": _version("slimmable"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "packages": dict(versions),
         **extra,
@@ -139,14 +139,44 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor(root: Path = Path("/")) -> str:
+    """The processor's name; of many boards with ARM, whose processor has none, the board's.
+
+    Args:
+        root: Where the system's files are.
+    """
     # platform.processor() is empty on most Linux systems.
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
+    lines = _text(root / "proc" / "cpuinfo").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    board = _text(root / "proc" / "device-tree" / "model").strip("\0 \n")
+    return next(names, board or platform.processor())
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """How many cores' time the control groups (version 2) leave to this process; None where they set no limit.
+
+    Args:
+        root: Where the system's files are.
+    """
+    top = root / "sys" / "fs" / "cgroup"
+    lines = _text(root / "proc" / "self" / "cgroup").splitlines()
+    own = top / next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    limits: list[float] = []
+    for group in (own, *own.parents):
+        quota, _, period = _text(group / "cpu.max").strip().partition(" ")
+        if quota.isdigit() and period.isdigit():
+            limits.append(int(quota) / int(period))
+        if group == top:
+            break
+    return min(limits, default=None)
+
+
+def _text(path: Path) -> str:
+    """What a file of the system says; nothing if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def now() -> str:

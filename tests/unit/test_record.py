@@ -1,6 +1,7 @@
 """Records and the files they are in."""
 
 import json
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slimmable.errors import DataError
-from slimmable.record import RunRecord, atomic_path, atomic_write_json, environment, jsonable
+from slimmable.record import RunRecord, atomic_path, atomic_write_json, cpu_quota, environment, jsonable, processor
 
 
 def record(**options):
@@ -73,6 +74,48 @@ def test_the_environment_names_versions_and_nothing_private():
     assert found["device"] == "cpu"
     assert list(found["packages"]) == ["torch"]
     assert set(found) == {"slimmable", "python", "system", "processor", "cores", "packages", "device"}
+
+
+def system(root, files):
+    """A folder with such files of the system."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"proc/cpuinfo": "processor\t: 0\nmodel name\t: A Chip\n", "proc/device-tree/model": "A Board\0"}, "A Chip"),
+        ({"proc/cpuinfo": "processor\t: 0\nCPU part\t: 0xd0b\n", "proc/device-tree/model": "A Board 5\0"}, "A Board 5"),
+        ({}, platform.processor()),
+    ],
+)
+def test_a_processor_without_a_name_is_called_by_its_board(tmp_path, files, name):
+    assert processor(system(tmp_path, files)) == name
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"sys/fs/cgroup/cpu.max": "damaged\n"}, None),
+        ({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/outside/this/container\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n0::/a/b\n",
+                "sys/fs/cgroup/a/cpu.max": "50000 100000\n",
+                "sys/fs/cgroup/a/b/cpu.max": "200000 100000\n",
+            },
+            0.5,
+        ),
+    ],
+)
+def test_the_least_quota_of_the_groups_around_counts(tmp_path, files, cores):
+    assert cpu_quota(system(tmp_path, files)) == cores
 
 
 def test_no_torch_is_needed():

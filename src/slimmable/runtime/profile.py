@@ -9,14 +9,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slimmable.errors import DeploymentError
-from slimmable.record import Json, atomic_write_json, environment
+from slimmable.record import Json, atomic_write_json, cpu_quota, environment
 from slimmable.runtime.forecast import Speed
 from slimmable.runtime.switchable import Input, Switchable
 
@@ -38,10 +38,12 @@ class Profile:
     Attributes:
         names: Names of all stored widths, by place.
         times: Milliseconds of every run, ascending, by the place of the width and the examples of the run.
+        read_from: The file, if they were taken at an earlier start.
     """
 
     names: tuple[str, ...]
     times: Times
+    read_from: Path | None = field(default=None, compare=False)
 
     def milliseconds(self, index: int, percentile: float = 50, *, batch: int = 1) -> float:
         """A percentile of the times of a width."""
@@ -194,7 +196,7 @@ def key_of(runtime: Switchable, *, threads: int, batches: Sequence[int]) -> dict
         "backend": runtime.backend,
         "threads": threads,
         "batches": [*sorted({1, *batches})],
-        "device": environment(packages=[package] if package else []),
+        "device": environment(packages=[package] if package else [], quota=cpu_quota()),
     }
 
 
@@ -231,7 +233,7 @@ def load(path: Path, key: Mapping[str, Json], names: Sequence[str], indices: Seq
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         _log.info("%s is no profile of these widths and is written anew: %s", path, error)
         return None
-    return Profile(names=tuple(names), times=kept)
+    return Profile(names=tuple(names), times=kept, read_from=path)
 
 
 def _read(found: Any, batches: Any) -> dict[int, tuple[float, ...]]:
@@ -249,6 +251,7 @@ def profile_of(
     threads: int,
     batches: Sequence[int] = (1,),
     cache: bool | str | Path = True,
+    anew: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Profile:
     """The profile of this device: read if it is known; if not, measured, and kept unless the device was busy.
@@ -259,6 +262,7 @@ def profile_of(
         threads: Threads of a run, a part of the key.
         batches: Examples of a run.
         cache: A file; True for one in the user's cache; False to measure anew and keep nothing.
+        anew: Whether to measure even if it is known.
         clock: Seconds.
 
     Raises:
@@ -269,7 +273,7 @@ def profile_of(
     key = key_of(runtime, threads=threads, batches=batches)
     names = [each.name for each in runtime.artifact.widths]
     path = None if cache is False else cached_path(key) if cache is True else Path(cache)
-    known = load(path, key, names, indices) if path else None
+    known = load(path, key, names, indices) if path and not anew else None
     if known is None:
         known = measure(runtime, indices, batches=batches, clock=clock)
         if known.disturbed:

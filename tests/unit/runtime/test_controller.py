@@ -59,6 +59,28 @@ def test_a_budget_that_nothing_meets_is_an_error_or_a_warning(budget, least, cap
     assert "the cheapest width serves" in caplog.text
 
 
+def test_times_of_a_slow_start_do_not_make_a_budget_impossible_for_ever(tmp_path):
+    path = tmp_path / "profile.json"
+
+    def start(slow):
+        runtime = FakeRuntime()
+        runtime.slow = slow
+        return adaptive(runtime, latency_ms=12, cache=path)
+
+    with pytest.raises(DeploymentError, match=r"the least on this device is 15 ms, at width 0\.25; raise"):
+        start(slow=5.0)
+    with pytest.raises(
+        DeploymentError, match=r"is 18 ms, at width 0\.25 \(measured again now, .*profile\.json said no"
+    ):
+        start(slow=6.0)
+    model, _ = start(slow=1.0)
+    assert model.state.active == "0.75"
+
+    model, runtime = start(slow=6.0)
+    assert model.state.active == "0.75"
+    assert not runtime.runs  # the times that are kept now are believed
+
+
 def test_a_target_that_only_the_tail_exceeds_is_tried(caplog):
     runtime = FakeRuntime()
     run = runtime.run

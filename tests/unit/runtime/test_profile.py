@@ -95,6 +95,16 @@ def test_what_the_times_depend_on_is_in_the_key(changed):
     assert key_of(runtime, **{**plain, **changed}) != key_of(runtime, **plain)
 
 
+def test_a_quota_of_time_is_in_the_key(monkeypatch):
+    runtime = FakeRuntime()
+    keys = []
+    for quota in (None, 0.5):
+        monkeypatch.setattr("slimmable.runtime.profile.cpu_quota", lambda quota=quota: quota)
+        keys.append(key_of(runtime, threads=1, batches=(1,)))
+
+    assert keys[0] != keys[1]
+
+
 def damages(text):
     found = json.loads(text)
     yield ""
