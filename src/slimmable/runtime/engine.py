@@ -52,7 +52,8 @@ class Runtime:
         artifact: The file, or one that was opened.
         backend: What runs it.
         threads: Threads of one run; 0 leaves it to the backend.
-        cache: Sessions that are kept, the active one included; each holds the weights of its width.
+        cache: Sessions that are kept, the active one included; each holds the weights of its width. With 1, that of a
+            request at another width stays beside the active one until the next :meth:`set`.
         width: The one to begin with; the widest if None.
 
     Raises:
@@ -142,6 +143,8 @@ class Runtime:
             self._failures.pop(index, None)
             if index in self._live:
                 self._activate(index)
+                if closing := self._surplus(index):
+                    self._worker.submit(self._finish, closing)
                 return
             if not wait:
                 self._worker.submit(self._switch, index)
@@ -232,14 +235,14 @@ class Runtime:
         try:
             self._build(index, serve=True)
         except Exception as error:  # nobody waits for it: whoever asked looks into the failures
+            if self._closed:
+                return
+            names = [each.name for each in self.artifact.widths]
+            _log.exception("width %s cannot be built; %s serves on", names[index], names[self._active])
             with self._lock:
-                if self._closed:
-                    return
                 self._failures[index] = f"{type(error).__name__}: {error}"
                 if self._wanted == index:
                     self._wanted = None
-                serving = self.artifact.widths[self._active].name
-            _log.exception("width %s cannot be built; %s serves on", self.artifact.widths[index].name, serving)
 
     def _activate(self, index: int) -> None:
         self._live.move_to_end(index)
@@ -261,14 +264,18 @@ class Runtime:
                     self._live[index] = made
                 if serve and self._wanted == index:
                     self._activate(index)
-                over = [each for each in self._live if each not in (self._active, index)]
-                over = over[: max(len(self._live) - self._cache, 0)]
-                dropped = [self._live.pop(each) for each in over]
-                closing = [live for live in dropped if self._drop(live)]
+                closing = self._surplus(index)
         if closing:
             self._let_go(closing)
         if made is not None:
             self._tidy_later()
+
+    def _surplus(self, index: int) -> list[_Live]:
+        """Drop the sessions used longest ago, but not this one; those of them that nobody is in any more."""
+        over = [each for each in self._live if each not in (self._active, index)]
+        over = over[: max(len(self._live) - self._cache, 0)]
+        dropped = [self._live.pop(each) for each in over]
+        return [live for live in dropped if self._drop(live)]
 
     def _let_go(self, closing: list[_Live]) -> None:
         """Close sessions at once if the next switch wants their buffer, else in the background, for that takes time."""

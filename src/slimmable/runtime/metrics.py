@@ -57,8 +57,8 @@ class PrometheusMetrics:
     """Counts in the form of Prometheus, in a registry of its own.
 
     ``slimmable_requests_total{width}``, ``slimmable_latency_seconds`` (a histogram), ``slimmable_switches_total
-    {direction}``, ``slimmable_active_width{width}`` (1 for the one that serves), ``slimmable_queue_depth``,
-    ``slimmable_rejected_total{reason}``.
+    {direction}`` (one taken back counts both ways), ``slimmable_active_width{width}`` (1 for the one that serves
+    or is being built), ``slimmable_queue_depth``, ``slimmable_rejected_total{reason}``.
 
     Raises:
         MissingDependencyError: prometheus-client is not installed.

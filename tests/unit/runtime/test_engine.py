@@ -45,6 +45,15 @@ def test_sessions_used_last_are_kept_and_no_others(path, backend):
     assert all(session.closed for session in backend.sessions)
 
 
+def test_the_next_switch_drops_what_a_single_request_left_though_it_builds_nothing(path, backend):
+    with Runtime(path, cache=1) as runtime:
+        output(runtime, at=0)
+        assert runtime.ready == (3, 0)
+        runtime.set(3)
+        assert runtime.ready == (3,)
+        wait_for(lambda: backend.sessions[1].closed)
+
+
 def test_a_width_that_single_requests_use_is_kept_for_them(path, backend):
     with Runtime(path, cache=3) as runtime:
         for at in (0, 1, 0, 2):
@@ -257,6 +266,7 @@ def test_a_memory_that_no_width_fits_into_is_refused_without_the_widest(path, ba
 @pytest.mark.parametrize("sessions", [1, 3])
 def test_an_adaptive_model_keeps_so_many_sessions(path, backend, sessions):
     with AdaptiveModel(path, sessions=sessions, cache=False) as model:
+        wait_for(lambda: sum(not session.closed for session in backend.sessions) == sessions)
         for width in ("0.25", "0.5", "0.75"):
             model.pin(width)
             assert sum(not session.closed for session in backend.sessions) == sessions
