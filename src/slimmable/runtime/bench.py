@@ -74,6 +74,10 @@ def bench(
     artifact = Artifact(path)
     if rounds < 2 or not batches or min(batches) < 1:
         raise DeploymentError(f"expected at least 2 rounds and batches of 1 or more, got {rounds} and {list(batches)}")
+    if artifact.batch is not None and {*batches} != {artifact.batch}:
+        raise DeploymentError(
+            f"this network runs batches of {artifact.batch} alone, for its code fixes them; got {list(batches)}"
+        )
     names = backends_from(",".join(artifact.backends)) if backends is None else backends
     count = len(artifact.widths)
     runtimes: dict[BackendName, Runtime] = {

@@ -116,8 +116,17 @@ def plan(
     earlier start by which no width is fast enough are taken again: the device may have been busy then.
 
     Raises:
-        DeploymentError: No width fits, or even the fastest run was slower than the target, and the budget is strict.
+        DeploymentError: No width fits, or even the fastest run was slower than the target, and the budget is strict; or
+            the network runs at one batch alone, and that is of several examples.
     """
+    only = next((each.shape[0] for each in runtime.artifact.inputs if each.shape), None)
+    if only is not None:
+        if only > 1:
+            raise DeploymentError(
+                f"this network runs batches of {only} alone, for its code fixes them, and requests come in any size; "
+                "run it in a slimmable.runtime.Runtime, or export one whose code leaves the batch free"
+            )
+        batches = (only,)
     stored = runtime.artifact.widths
     nbytes = {place: runtime.nbytes(place) for place in range(len(stored))}
     allowed = _within(budget, nbytes)
