@@ -67,15 +67,19 @@ class Preprocessing:
     def __call__(self, content: bytes, *, max_pixels: int) -> np.ndarray:
         """One example, ``(1, C, H, W)``, from the bytes of an image file.
 
+        Args:
+            content: The file.
+            max_pixels: Most pixels of the image, as it comes and when its shorter side has been brought to size.
+
         Raises:
             Refused: The file is no image, is damaged, or is too large.
         """
-        pixels_HW = self._fitted(_decoded(content, _MODES[len(self.mean)], max_pixels))
+        pixels_HW = self._fitted(_decoded(content, _MODES[len(self.mean)], max_pixels), max_pixels)
         image_HWC = np.asarray(pixels_HW, np.float32).reshape(*self.size, len(self.mean)) / np.float32(255)
         normal_HWC = (image_HWC - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal_HWC.transpose(2, 0, 1)[None], np.dtype(self.dtype))
 
-    def _fitted(self, image: Image.Image) -> Image.Image:
+    def _fitted(self, image: Image.Image, max_pixels: int) -> Image.Image:
         """The image in the size of the input; rounded as in evaluation (:mod:`slimmable.tasks.images`)."""
         height, width = self.size
         if self.resize is None:
@@ -84,6 +88,13 @@ class Preprocessing:
         if shorter != self.resize:
             scaled = max(self.resize, round(self.resize * longer / shorter))
             sides = (self.resize, scaled) if image.width <= image.height else (scaled, self.resize)
+            if self.resize * scaled > max_pixels:
+                # A thin strip of few pixels becomes a large image before its centre is cut out.
+                raise Refused(
+                    "too_large",
+                    f"the image of {image.width}x{image.height} pixels is too long and thin: with its shorter side "
+                    f"brought to {self.resize} it has {sides[0]}x{sides[1]}; expected at most {max_pixels} in all",
+                )
             image = image.resize(sides, Image.Resampling.BILINEAR)
         # Where the image is smaller, what lies outside is black.
         left, top = (image.width - width) // 2, (image.height - height) // 2

@@ -18,7 +18,7 @@ class Settings:
         max_wait_ms: How long a run waits for others to join, where batches pay; milliseconds.
         queue: Requests that may be read, wait and run at once; more are told to come again later.
         max_body_bytes: Most bytes of a request.
-        max_pixels: Most pixels of an image.
+        max_pixels: Most pixels of an image, before and after its shorter side is brought to size.
         top: Classes in an answer, unless a request says how many.
         read_seconds: How long a request may take to arrive.
         drain_seconds: How long a shutdown waits for requests that have been accepted.

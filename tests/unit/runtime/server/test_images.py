@@ -91,6 +91,25 @@ def test_bombs_are_refused_before_they_are_unpacked(side):
     assert refused.value.status == 413
 
 
+@pytest.mark.parametrize("size", [(1000, 1), (1, 1000), (16_384, 3)], ids=str)
+def test_thin_strips_are_refused_before_they_are_enlarged(size, monkeypatch):
+    content, network = picture(size), preparing((3, 224, 224), resize=256, size=[224, 224])
+    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was enlarged"))
+
+    with pytest.raises(Refused, match=f"{size[0]}x{size[1]} pixels is too long and thin") as refused:
+        network(content, max_pixels=25_000_000)
+
+    assert refused.value.status == 413
+
+
+def test_what_is_enlarged_to_just_the_limit_is_answered():
+    network = preparing((3, 224, 224), resize=256, size=[224, 224])
+
+    assert network(picture((30, 1)), max_pixels=256 * 256 * 30).shape == (1, 3, 224, 224)
+    with pytest.raises(Refused):
+        network(picture((31, 1)), max_pixels=256 * 256 * 30)
+
+
 @pytest.mark.parametrize("cut", [0, 3, 30, 200, -100])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
 def test_damaged_images_are_refused(kind, cut):
