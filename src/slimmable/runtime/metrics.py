@@ -29,6 +29,10 @@ class Metrics(Protocol):
         """A request was refused."""
         ...
 
+    def failed(self) -> None:
+        """A request that was taken could not be answered."""
+        ...
+
     def page(self) -> tuple[bytes, str] | None:
         """All figures as text, and its media type; None if there are none."""
         ...
@@ -49,6 +53,9 @@ class NoMetrics:
     def rejected(self, reason: str) -> None:
         """Nothing."""
 
+    def failed(self) -> None:
+        """Nothing."""
+
     def page(self) -> None:
         """None."""
 
@@ -58,7 +65,8 @@ class PrometheusMetrics:
 
     ``slimmable_requests_total{width}``, ``slimmable_latency_seconds`` (a histogram), ``slimmable_switches_total
     {direction}`` (one taken back counts both ways), ``slimmable_active_width{width}`` (1 for the one that serves
-    or is being built), ``slimmable_queue_depth``, ``slimmable_rejected_total{reason}``.
+    or is being built), ``slimmable_queue_depth``, ``slimmable_rejected_total{reason}``,
+    ``slimmable_failed_total``.
 
     Raises:
         MissingDependencyError: prometheus-client is not installed.
@@ -76,6 +84,7 @@ class PrometheusMetrics:
         self._active = Gauge("slimmable_active_width", "1 for the width that serves", ["width"], registry=own)
         self._queue = Gauge("slimmable_queue_depth", "Requests that wait", registry=own)
         self._rejected = Counter("slimmable_rejected", "Requests refused", ["reason"], registry=own)
+        self._failed = Counter("slimmable_failed", "Requests that were taken and could not be answered", registry=own)
 
     def answered(self, width: str, seconds: float) -> None:
         """Count one request."""
@@ -96,6 +105,10 @@ class PrometheusMetrics:
     def rejected(self, reason: str) -> None:
         """Count one refusal."""
         self._rejected.labels(reason).inc()
+
+    def failed(self) -> None:
+        """Count one failure."""
+        self._failed.inc()
 
     def page(self) -> tuple[bytes, str]:
         """All figures in Prometheus's text format."""

@@ -225,6 +225,7 @@ def _answer_errors(app: FastAPI, model: AdaptiveModel) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
+        model.metrics.failed()
         # Starlette raises it again behind the answer, for the server's log.
         return _json({"error": "the request could not be answered"}, 500)
 

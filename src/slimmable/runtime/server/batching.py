@@ -12,6 +12,7 @@ import numpy as np
 
 from slimmable.errors import DeploymentError
 from slimmable.runtime.controller import AdaptiveModel, Run
+from slimmable.runtime.server.refusals import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class Batcher:
     """One thread that runs what waits, in order of arrival.
 
     A run takes as many of the next requests as fit together, and as pay at the width that serves; if these are fewer,
-    it waits a moment for more.
+    it waits a moment for more. If a run fails, each of its requests runs alone, so that one with a wrong value fails
+    nobody else's.
 
     Args:
         model: What runs them.
@@ -112,17 +114,24 @@ class Batcher:
     def _work(self) -> None:
         while jobs := self._next():
             running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            if not running:
-                continue
-            try:
-                parts = self._run(running)
-            except Exception as error:
+            if running:
+                self._answer(running)
+
+    def _answer(self, jobs: list[Job]) -> None:
+        try:
+            parts = self._run(jobs)
+        except Exception as error:
+            if len(jobs) > 1:
+                _log.warning("a run of %d requests failed, so each runs alone: %s", len(jobs), error)
+                for job in jobs:
+                    self._answer([job])
+                return
+            if not isinstance(error, Refused):
                 _log.exception("a run failed")
-                for job in running:
-                    job.future.set_exception(error)
-            else:
-                for job, part in zip(running, parts, strict=True):
-                    job.future.set_result(part)
+            jobs[0].future.set_exception(error)
+        else:
+            for job, part in zip(jobs, parts, strict=True):
+                job.future.set_result(part)
 
     def _next(self) -> list[Job]:
         """The requests of the next run; none if the queue is closed and empty."""
@@ -149,7 +158,12 @@ class Batcher:
             for each in zip(*(job.inputs for job in jobs), strict=True)
         ]
         dues = [job.due for job in jobs if job.due is not None]
-        run = self._model.run(*together, remaining=min(dues) - self._model.now() if dues else None)
+        try:
+            run = self._model.run(*together, remaining=min(dues) - self._model.now() if dues else None)
+        except DeploymentError as error:
+            # Types and sizes are right by now: it is a value, such as an index behind the end of a table.
+            reason = " ".join(str(error).split())[:300]
+            raise Refused("unfit", f"the network cannot run on the values of this request: {reason}") from error
         ends = np.cumsum([job.examples for job in jobs])
         found = [len(output) for output in run.outputs]
         if any(count != ends[-1] for count in found):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-Reason = Literal["malformed", "unsupported", "too_large", "too_slow", "full", "closing"]
+Reason = Literal["malformed", "unsupported", "too_large", "too_slow", "unfit", "full", "closing"]
 
 _STATUS: dict[Reason, int] = {
     "malformed": 400,
     "too_slow": 408,
     "too_large": 413,
     "unsupported": 415,
+    "unfit": 422,
     "full": 503,
     "closing": 503,
 }
@@ -37,4 +38,4 @@ class Refused(Exception):
     def headers(self) -> dict[str, str]:
         """When to come again; and an end to connections on which more of a body may come that nobody reads."""
         headers = {"Retry-After": "1"} if self.reason in ("full", "closing") else {}
-        return headers | ({} if self.reason in ("malformed", "unsupported") else {"Connection": "close"})
+        return headers | ({} if self.reason in ("malformed", "unsupported", "unfit") else {"Connection": "close"})

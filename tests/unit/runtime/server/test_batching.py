@@ -11,6 +11,7 @@ from slimmable.errors import DeploymentError
 from slimmable.runtime.controller import AdaptiveModel
 from slimmable.runtime.profile import Profile, key_of, save
 from slimmable.runtime.server.batching import Batcher, Job
+from slimmable.runtime.server.refusals import Refused
 from tests.unit.runtime.fakes import NAMES, FakeRuntime, RealClock, image
 
 
@@ -133,16 +134,42 @@ def test_who_has_gone_is_not_computed(made):
     assert len(gone.runtime.runs) == 2
 
 
-def test_a_failure_reaches_all_who_share_the_run_and_nobody_else(made, caplog):
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [(DeploymentError("index 7 is\nbehind the end"), Refused), (ZeroDivisionError(), ZeroDivisionError)],
+)
+def test_a_value_that_the_network_cannot_take_fails_its_own_request_alone(made, error, seen, caplog):
     faulty = made()
     run = faulty.runtime.run
-    faulty.runtime.run = lambda *inputs, at=None: run(*inputs, at=at) if len(inputs[0]) == 1 else [np.zeros((1, 5))]
 
-    with pytest.raises(DeploymentError, match="2 examples gave outputs of"):
-        behind_a_running_one(faulty, [Job(inputs=[image()], queued=0.0) for _ in range(2)])
+    def run_or_fail(*inputs, at=None):
+        if (inputs[0] == 7).any():
+            raise error
+        return run(*inputs, at=at)
 
-    assert faulty.batcher.submit(Job(inputs=[image()], queued=0.0)).result(10)
-    assert "a run failed" in caplog.text
+    faulty.runtime.run = run_or_fail
+    bad = Job(inputs=[np.full_like(image(), 7)], queued=0.0)
+    good = [Job(inputs=[image(seed)], queued=0.0) for seed in range(3)]
+
+    with pytest.raises(seen) as failed:
+        behind_a_running_one(faulty, [good[0], bad, *good[1:]])
+
+    for seed, job in enumerate(good):
+        np.testing.assert_array_equal(job.future.result(10).outputs[0], run(image(seed))[0])
+        assert job.future.result(10).together == 1
+    assert "a run of 4 requests failed, so each runs alone" in caplog.text
+    if seen is Refused:
+        assert (failed.value.reason, failed.value.status) == ("unfit", 422)
+        assert "cannot run on the values of this request: index 7 is behind the end" in str(failed.value)
+    assert ("a run failed" in caplog.text) == (seen is not Refused)
+
+
+def test_outputs_of_another_number_of_examples_are_a_fault_of_the_server(made):
+    faulty = made()
+    faulty.runtime.run = lambda *inputs, at=None: [np.zeros((3, 5))]
+
+    with pytest.raises(DeploymentError, match="1 examples gave outputs of"):
+        faulty.batcher.submit(Job(inputs=[image()], queued=0.0)).result(10)
 
 
 def test_closing_answers_all_who_wait_and_takes_no_more(made):

@@ -205,6 +205,23 @@ def test_a_run_that_fails_is_an_error_of_the_server_and_it_lives_on(client, capl
 
     assert (answer.status_code, list(answer.json())) == (500, ["error"])
     assert "ZeroDivisionError" in caplog.text
+    assert "slimmable_failed_total 1.0" in client.get("/metrics").text
+    assert send(client, npy(image())).status_code == 200
+
+
+def test_values_that_the_network_cannot_take_are_a_fault_of_the_request(client):
+    def run(*inputs, at=None):
+        raise DeploymentError("index 7 is behind the end of the table")
+
+    sound, client.runtime.run = client.runtime.run, run
+    answer = send(client, npy(image()))
+    client.runtime.run = sound
+
+    assert answer.status_code == 422
+    assert "index 7 is behind the end" in answer.json()["error"]
+    page = client.get("/metrics").text
+    assert 'slimmable_rejected_total{reason="unfit"} 1.0' in page
+    assert "slimmable_failed_total 0.0" in page
     assert send(client, npy(image())).status_code == 200
 
 
