@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
+import urllib.request
 import venv
 from pathlib import Path
 
@@ -110,6 +113,16 @@ def test_one_width_is_an_ordinary_small_file(run, tmp_path, capsys, kind, suffix
     assert "a standalone file holds one" in capsys.readouterr().err
 
 
+def fresh(folder, extra):
+    """The Python of a new environment that has the library with one extra, and variables to run it with."""
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[{extra}]"]
+    subprocess.run(install, check=True, env=environment, timeout=600)
+    return python, environment
+
+
 ALONE = """
 import sys, time
 began = time.perf_counter()
@@ -130,11 +143,7 @@ print(seconds)
 @pytest.mark.slow
 def test_it_runs_where_torch_is_not_installed(run, artifact, tmp_path):
     """A fresh environment with the extra ``runtime`` alone, and the example of the README as it stands."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[runtime]"]
-    subprocess.run(install, check=True, env=environment, timeout=600)
+    python, environment = fresh(tmp_path, "runtime")
     images = torch.randn(3, *[size for size in Artifact(artifact).inputs[0].shape if size is not None])
     np.save(tmp_path / "images.npy", images.numpy())
     (tmp_path / "model.slim").write_bytes(artifact.read_bytes())
@@ -152,3 +161,31 @@ def test_it_runs_where_torch_is_not_installed(run, artifact, tmp_path):
     with Runtime(artifact) as runtime:
         expected = np.stack([runtime.run(images.numpy(), at=at)[0] for at in range(len(runtime.artifact.widths))])
     assert np.load(tmp_path / "outputs.npy").tobytes() == expected.tobytes()
+
+
+@pytest.mark.slow
+def test_bench_and_serve_run_where_torch_is_not_installed(artifact, tmp_path):
+    """A fresh environment with the extra ``serve`` alone, which brings ``runtime`` and ``cli``."""
+    python, environment = fresh(tmp_path, "serve")
+    assert not list(tmp_path.glob("venv/lib/*/site-packages/torch"))
+    command = [python.with_name("slimmable"), "bench", artifact, "--runtime", "onnx", "--rounds", "2"]
+
+    done = subprocess.run(
+        [*command, "--json", tmp_path / "bench.json", "--plot", tmp_path / "bench.svg"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == 3
+    command = [python.with_name("slimmable"), "serve", artifact, "--port", "0", "--profile", tmp_path / "profile.json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stderr is not None
+        address = next(found[0] for line in server.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
+        with urllib.request.urlopen(f"{address}/health", timeout=20) as answer:
+            assert json.load(answer)["status"] == "ok"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0

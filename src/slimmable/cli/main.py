@@ -10,11 +10,11 @@ INTERRUPTED = 130
 WRONG = 2
 
 _PACKAGES = {
-    "jsonargparse": "train",
+    "jsonargparse": "cli",
     "onnxruntime": "runtime",
     "PIL": "vision",
     "pydantic": "train",
-    "rich": "train",
+    "rich": "cli",
     "sklearn": "train",
     "torch": "torch",
     "yaml": "train",

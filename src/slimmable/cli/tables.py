@@ -1,14 +1,18 @@
 """Tables on standard output: ruled on a terminal, plain columns in a pipe."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slimmable.recipes.figures import WidthFigures
+if TYPE_CHECKING:  # bench needs tables where the packages of recipes are not installed
+    from slimmable.recipes.figures import WidthFigures
 
 
 def write(text: str) -> None:

@@ -4,10 +4,15 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from slimmable.cli.main import main
+from slimmable.cli.main import _PACKAGES, main
+
+ROOT = Path(__file__).parents[3]
+TRAINING = ("torch", "torchvision", "timm", "sklearn", "tensorboard")
 
 OPTIONS = {
     "inspect": [
@@ -71,6 +76,43 @@ def test_help_comes_without_torch_and_other_heavy_packages():
 
     heavy = {"torch", "torchvision", "timm", "sklearn", "pydantic", "numpy", "tensorboard"}
     assert not heavy & set(json.loads(done.stderr))
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"), [("bench", (*TRAINING, "pydantic", "PIL", "fastapi", "uvicorn")), ("serve", TRAINING)]
+)
+def test_commands_for_a_device_need_no_package_of_training(command, absent, tmp_path):
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+        f"from slimmable.cli.main import main\nprint(main([{command!r}, {str(tmp_path / 'no.slim')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+    assert done.stdout.strip() == "2", done.stderr
+    assert re.fullmatch(r"error: .*no\.slim.*\n", done.stderr)
+
+
+def brought_by(extra):
+    """Names of the packages that an extra brings, those of the extras within it too."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    found = set()
+    for requirement in extras[extra]:
+        name, inner = re.fullmatch(r"([\w-]+)(?:\[([\w,-]+)\])?.*", requirement).groups()
+        found |= set().union(*map(brought_by, inner.split(","))) if name == "slimmable" else {name}
+    return found
+
+
+def test_a_missing_package_comes_with_the_extra_that_is_told():
+    named = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+    for package, extra in _PACKAGES.items():
+        assert named.get(package, package) in brought_by(extra), (package, extra)
+
+
+@pytest.mark.parametrize("extra", ["runtime", "cli", "serve"])
+def test_extras_for_a_device_bring_no_torch(extra):
+    assert "torch" not in brought_by(extra)
+    assert "torch" in brought_by("train")
 
 
 def test_no_command_shows_the_help_and_fails(capsys):
