@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import signal
 import threading
@@ -78,8 +77,6 @@ def serve(
     with model:
         if width is not None:
             model.pin(width)
-        # It warns of every malformed form, as often as anybody likes to send one.
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)
         config = uvicorn.Config(
             create_app(model, settings=settings),
             host=settings.host,
