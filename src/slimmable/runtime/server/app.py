@@ -18,32 +18,41 @@ from slimmable.errors import DeploymentError, WidthError
 from slimmable.runtime.controller import AdaptiveModel
 from slimmable.runtime.server.answers import answer, encoded
 from slimmable.runtime.server.batching import Batcher, Job
-from slimmable.runtime.server.bodies import inputs_of, is_quick, read
+from slimmable.runtime.server.bodies import Arrivals, inputs_of, is_quick, read
 from slimmable.runtime.server.images import Preprocessing
 from slimmable.runtime.server.refusals import Refused
 from slimmable.runtime.server.settings import Settings
 from slimmable.runtime.window import Finished
 
 _SMALL = 4096
+_LARGEST = 16
+"""As many of the largest bodies as this may be arriving at once."""
 _DECODERS = 2
 
 _log = logging.getLogger(__name__)
 
 
 class _Gate:
-    """Who may come in: at most so many at once, and nobody once it closes. Used from the event loop only."""
+    """Who may come in: at most so many at once, and nobody once it closes. Used from the event loop only.
+
+    A request passes when its body is complete: one that hardly arrives must not hold a place that others could use.
+    """
 
     def __init__(self, model: AdaptiveModel, most: int) -> None:
         self._metrics, self._most = model.metrics, most
         self.inside = 0
         self.closing = False
 
-    @contextmanager
-    def passed(self) -> Iterator[None]:
+    def look(self) -> None:
+        """Pass on nobody for whom there is no place now, before more is read."""
         if self.closing:
             raise Refused("closing", "the server is shutting down")
         if self.inside >= self._most:
             raise Refused("full", f"{self.inside} requests are being answered, as many as are taken; come again later")
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        self.look()
         self._count(1)
         try:
             yield
@@ -61,15 +70,22 @@ class _Service:
     def __init__(self, model: AdaptiveModel, settings: Settings) -> None:
         self.model, self.settings = model, settings
         self.gate = _Gate(model, settings.queue)
+        self.arrivals = Arrivals(_LARGEST * settings.max_body_bytes)
         self.batcher = Batcher(model, max_batch=settings.max_batch, max_wait=settings.max_wait_ms / 1e3)
         self.preprocessing = Preprocessing.of(model.artifact.preprocessing, model.artifact.inputs)
         self.decoders = ThreadPoolExecutor(_DECODERS, "slimmable-decoding")
 
     async def predict(self, request: Request, top: int, deadline_ms: float | None) -> dict[str, Any]:
-        model, settings = self.model, self.settings
-        arrived = model.now()
-        kind = request.headers.get("content-type", "")
-        body = await read(request, most=settings.max_body_bytes, seconds=settings.read_seconds)
+        arrived = self.model.now()
+        self.gate.look()
+        body = await self._read(request, self.settings.max_body_bytes)
+        with self.gate.passed():
+            return await self._answered(body, request.headers.get("content-type", ""), arrived, top, deadline_ms)
+
+    async def _answered(
+        self, body: bytes, kind: str, arrived: float, top: int, deadline_ms: float | None
+    ) -> dict[str, Any]:
+        model = self.model
         if is_quick(kind):
             inputs = self._inputs(body, kind)
         else:
@@ -106,7 +122,7 @@ class _Service:
         return {**rest, "in_flight": self.gate.inside, "switches": switches}
 
     async def pin(self, request: Request) -> dict[str, Any]:
-        body = await read(request, most=_SMALL, seconds=self.settings.read_seconds)
+        body = await self._read(request, _SMALL)
         try:
             width = json.loads(body)["width"]
         except (ValueError, LookupError, TypeError, RecursionError):
@@ -122,6 +138,9 @@ class _Service:
         else:
             raise Refused("malformed", 'expected {"width": "NAME"}, or {"width": null} to let the policy choose')
         return self.state()
+
+    async def _read(self, request: Request, most: int) -> bytes:
+        return await read(request, self.arrivals, most=most, seconds=self.settings.read_seconds)
 
     def _inputs(self, body: bytes, kind: str) -> list[Any]:
         settings = self.settings
@@ -180,8 +199,7 @@ def create_app(model: AdaptiveModel, *, settings: Settings | None = None) -> Fas
         top: Annotated[int, Query(ge=1, le=1000)] = settings.top,
         deadline_ms: Annotated[float | None, Query(gt=0, le=1e6, allow_inf_nan=False)] = None,
     ) -> Response:
-        with service.gate.passed():
-            return _json(await service.predict(request, top, deadline_ms))
+        return _json(await service.predict(request, top, deadline_ms))
 
     @app.get("/width")
     async def width() -> Response:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from email.message import Message
 from email.parser import HeaderParser
 
@@ -21,29 +22,66 @@ _LONGEST_HEAD = 4096
 _TENSORS = ("application/octet-stream", "application/x-npy")
 
 
-async def read(request: Request, *, most: int, seconds: float) -> bytes:
+class Arrivals:
+    """Room for the bodies that are still arriving; used from the event loop only.
+
+    It counts bytes, not bodies: one that has hardly begun, and perhaps never goes on, takes nothing away from others.
+
+    Args:
+        most: Most bytes of all together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    @contextmanager
+    def begun(self) -> Iterator[bytearray]:
+        """A body to be filled by :meth:`add`; its room is free again behind it."""
+        body = bytearray()
+        try:
+            yield body
+        finally:
+            self.held -= len(body)
+            body.clear()
+
+    def add(self, body: bytearray, chunk: bytes) -> None:
+        """Put what has come behind what was there.
+
+        Raises:
+            Refused: There is no more room.
+        """
+        if self.held + len(chunk) > self._most:
+            raise Refused(
+                "full", f"requests of {self.held} bytes are arriving, expected at most {self._most}; come again later"
+            )
+        self.held += len(chunk)
+        body += chunk
+
+
+async def read(request: Request, arrivals: Arrivals, *, most: int, seconds: float) -> bytes:
     """The body, if it comes in time and is not too long; reading stops where it gets too long.
 
     Raises:
-        Refused: It is too long, comes too slowly, or its client has gone.
+        Refused: It is too long, comes too slowly, or its client has gone; or too much else is arriving.
     """
     announced = request.headers.get("content-length", "0")
     if not announced.isascii() or not announced.isdigit():
         raise Refused("malformed", "the length of the body is no number")
     if int(announced[:20]) > most:
         raise Refused("too_large", f"the body has {announced[:20]} bytes; expected at most {most}")
-    body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > most:
-                    raise Refused("too_large", f"the body has more than {most} bytes; expected at most that")
-                body += chunk
+        with arrivals.begun() as body:
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > most:
+                        raise Refused("too_large", f"the body has more than {most} bytes; expected at most that")
+                    arrivals.add(body, chunk)
+            return bytes(body)
     except TimeoutError as error:
         raise Refused("too_slow", f"the body did not arrive within {seconds:g} s") from error
     except ClientDisconnect as error:
         raise Refused("malformed", "the body ended early") from error
-    return bytes(body)
 
 
 def inputs_of(

@@ -16,8 +16,9 @@ class Settings:
         port: Port; 0 takes any that is free.
         max_batch: Most examples of a run, and of a request.
         max_wait_ms: How long a run waits for others to join, where batches pay; milliseconds.
-        queue: Requests that may be read, wait and run at once; more are told to come again later.
-        max_body_bytes: Most bytes of a request.
+        queue: Requests that may wait and run at once; more are told to come again later. Those whose body is still
+            arriving do not count.
+        max_body_bytes: Most bytes of a request. All that are still arriving take sixteen times as many at most.
         max_pixels: Most pixels of an image, before and after its shorter side is brought to size.
         top: Classes in an answer, unless a request says how many.
         read_seconds: How long a request may take to arrive.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from slimmable.cli.main import main
 from slimmable.errors import DeploymentError
 from slimmable.runtime.server.__main__ import main as module_main
 from slimmable.runtime.server.options import milliseconds, size
+from slimmable.runtime.server.settings import Settings
 from tests.unit.runtime.fakes import image
 from tests.unit.runtime.server.conftest import npy
 
@@ -108,6 +109,15 @@ def test_it_survives_what_is_no_http_and_ends_in_order():
         assert answers == [200] * 10
         assert (server.returncode, out.strip()) == (0, "the end"), err
         assert "Traceback" not in err
+
+
+def test_bodies_that_hardly_arrive_hold_nobody_s_place():
+    with process() as (_, port), ExitStack() as stack:
+        for _ in range(Settings().queue + 6):
+            client = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nx")
+
+        assert ask(port)[0] == 200
 
 
 def test_times_and_sizes_have_units():
