@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 
 from slimmable.errors import DeploymentError, WidthError
 from slimmable.runtime.controller import AdaptiveModel
-from slimmable.runtime.server.answers import answer, encoded
+from slimmable.runtime.server.answers import answer, encoded, is_quick, with_head
 from slimmable.runtime.server.batching import Batcher, Job
-from slimmable.runtime.server.bodies import Arrivals, inputs_of, is_quick, read
+from slimmable.runtime.server.bodies import Arrivals, inputs_of, is_tensor, read
 from slimmable.runtime.server.images import Preprocessing
 from slimmable.runtime.server.refusals import Refused
 from slimmable.runtime.server.settings import Settings
@@ -27,7 +27,9 @@ from slimmable.runtime.window import Finished
 _SMALL = 4096
 _LARGEST = 16
 """As many of the largest bodies as this may be arriving at once."""
-_DECODERS = 2
+_WORKERS = 2
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -73,27 +75,23 @@ class _Service:
         self.arrivals = Arrivals(_LARGEST * settings.max_body_bytes)
         self.batcher = Batcher(model, max_batch=settings.max_batch, max_wait=settings.max_wait_ms / 1e3)
         self.preprocessing = Preprocessing.of(model.artifact.preprocessing, model.artifact.inputs)
-        self.decoders = ThreadPoolExecutor(_DECODERS, "slimmable-decoding")
+        self.workers = ThreadPoolExecutor(_WORKERS, "slimmable-work")
 
-    async def predict(self, request: Request, top: int, deadline_ms: float | None) -> dict[str, Any]:
-        arrived = self.model.now()
+    async def predict(self, request: Request, top: int, deadline_ms: float | None) -> bytes:
         self.gate.look()
+        due = None if deadline_ms is None else self.model.now() + deadline_ms / 1e3
         body = await self._read(request, self.settings.max_body_bytes)
         with self.gate.passed():
-            return await self._answered(body, request.headers.get("content-type", ""), arrived, top, deadline_ms)
+            return await self._answered(body, request.headers.get("content-type", ""), top, due)
 
-    async def _answered(
-        self, body: bytes, kind: str, arrived: float, top: int, deadline_ms: float | None
-    ) -> dict[str, Any]:
+    async def _answered(self, body: bytes, kind: str, top: int, due: float | None) -> bytes:
+        """The answer to a body; its latency begins when it is complete, for no width makes a client send faster."""
         model = self.model
-        if is_quick(kind):
-            inputs = self._inputs(body, kind)
-        else:
-            inputs = await asyncio.get_running_loop().run_in_executor(self.decoders, self._inputs, body, kind)
-        due = None if deadline_ms is None else arrived + deadline_ms / 1e3
+        arrived = model.now()
+        inputs = await self._worked(is_tensor(kind), self._inputs, body, kind)
         job = Job(inputs=inputs, queued=model.now(), due=due)
         part = await asyncio.wrap_future(self.batcher.submit(job))
-        found = answer(part.outputs, model.artifact.labels, top)
+        found = await self._worked(is_quick(part.outputs), answer, part.outputs, model.artifact.labels, top)
         done = Finished(
             index=part.run.index,
             arrived=arrived,
@@ -105,7 +103,13 @@ class _Service:
             together=part.together,
         )
         model.observe(done, certain=part.run.certain)
-        return {"width": model.name(done.index), "milliseconds": round(1e3 * done.latency, 3), **found}
+        return with_head({"width": model.name(done.index), "milliseconds": round(1e3 * done.latency, 3)}, found)
+
+    async def _worked(self, quick: bool, work: Callable[..., _T], *given: Any) -> _T:
+        """What some work gives; unless it is quick a thread does it, so that others are answered meanwhile."""
+        if quick:
+            return work(*given)
+        return await asyncio.get_running_loop().run_in_executor(self.workers, work, *given)
 
     def state(self) -> dict[str, Any]:
         state = self.model.state
@@ -164,7 +168,7 @@ class _Service:
             drained = await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
             if not drained:
                 _log.error("requests were still waiting after %g s", self.settings.drain_seconds)
-            self.decoders.shutdown(wait=False)
+            self.workers.shutdown(wait=False)
             self.model.watch(tuple)
 
 
@@ -199,7 +203,7 @@ def create_app(model: AdaptiveModel, *, settings: Settings | None = None) -> Fas
         top: Annotated[int, Query(ge=1, le=1000)] = settings.top,
         deadline_ms: Annotated[float | None, Query(gt=0, le=1e6, allow_inf_nan=False)] = None,
     ) -> Response:
-        return _json(await service.predict(request, top, deadline_ms))
+        return _written(await service.predict(request, top, deadline_ms))
 
     @app.get("/width")
     async def width() -> Response:
@@ -249,4 +253,8 @@ def _answer_errors(app: FastAPI, model: AdaptiveModel) -> None:
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(encoded(value), status, headers, "application/json")
+    return _written(encoded(value), status, headers)
+
+
+def _written(text: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, status, headers, "application/json")

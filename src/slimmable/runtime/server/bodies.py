@@ -117,8 +117,8 @@ def inputs_of(
     return [preprocessing(body, max_pixels=max_pixels)]
 
 
-def is_quick(kind: str) -> bool:
-    """Whether a body of this type is turned into inputs without noticeable work."""
+def is_tensor(kind: str) -> bool:
+    """Whether a body is the memory of a tensor, which is turned into inputs without noticeable work."""
     return kind.partition(";")[0].strip().lower() in _TENSORS
 
 
