@@ -17,6 +17,7 @@ from slimmable.cli.main import main
 from slimmable.errors import DeploymentError
 from slimmable.runtime.server.__main__ import main as module_main
 from slimmable.runtime.server.options import milliseconds, size
+from slimmable.runtime.server.serving import _ended_by_signals
 from slimmable.runtime.server.settings import Settings
 from tests.unit.runtime.fakes import image
 from tests.unit.runtime.server.conftest import npy
@@ -109,6 +110,19 @@ def test_it_survives_what_is_no_http_and_ends_in_order():
         assert answers == [200] * 10
         assert (server.returncode, out.strip()) == (0, "the end"), err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_before_anybody_listens_is_not_lost(number):
+    before = signal.getsignal(signal.SIGTERM)
+    reached = []
+
+    with _ended_by_signals():
+        signal.raise_signal(number)
+        reached.append("what would serve for ever")
+
+    assert not reached
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_bodies_that_hardly_arrive_hold_nobody_s_place():
