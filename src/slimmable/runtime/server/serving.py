@@ -54,6 +54,7 @@ def serve(
         import uvicorn
 
         from slimmable.runtime.server.app import create_app
+        from slimmable.runtime.server.connections import MOST, Connection
     except ImportError as error:
         if isinstance(error, MissingDependencyError):
             raise
@@ -82,6 +83,9 @@ def serve(
             host=settings.host,
             port=settings.port,
             access_log=False,
+            http=Connection,
+            limit_concurrency=MOST,
+            timeout_keep_alive=math.ceil(settings.read_seconds),
             timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
         )
         with _ended_by_signals():

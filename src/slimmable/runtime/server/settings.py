@@ -21,7 +21,7 @@ class Settings:
         max_body_bytes: Most bytes of a request. All that are still arriving take sixteen times as many at most.
         max_pixels: Most pixels of an image, before and after its shorter side is brought to size.
         top: Classes in an answer, unless a request says how many.
-        read_seconds: How long a request may take to arrive.
+        read_seconds: How long the head of a request may take to arrive, and how long its body.
         drain_seconds: How long a shutdown waits for requests that have been accepted.
 
     Raises:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from slimmable.cli.main import main
 from slimmable.errors import DeploymentError
 from slimmable.runtime.server.__main__ import main as module_main
+from slimmable.runtime.server.connections import MOST, Connection
 from slimmable.runtime.server.options import milliseconds, size
 from slimmable.runtime.server.serving import _ended_by_signals
 from slimmable.runtime.server.settings import Settings
@@ -123,6 +125,49 @@ def test_a_signal_that_comes_before_anybody_listens_is_not_lost(number):
 
     assert not reached
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"POST /predict HTTP/1.1\r\nHost", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
+)
+def test_connections_without_a_request_are_closed(begun):
+    with process() as (_, port), closing(socket.create_connection(("127.0.0.1", port), timeout=8)) as client:
+        client.sendall(begun)
+
+        said = b""
+        while part := client.recv(65536):
+            said += part
+
+        assert said.startswith(b"HTTP/1.1 200") == begun.startswith(b"GET")
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "closed"), [(None, None, True), (None, True, False), (True, True, True), (False, False, False)]
+)
+def test_connections_on_which_a_request_runs_stay_open(last, now, closed):
+    before = None if last is None else SimpleNamespace(response_complete=last)
+    cycle = before if last == now else SimpleNamespace(response_complete=now)
+    hung_up = []
+
+    own = SimpleNamespace(cycle=cycle, transport=SimpleNamespace(close=lambda: hung_up.append(True)))
+    Connection._hang_up(own, before)
+
+    assert hung_up == [True] * closed
+
+
+def test_more_connections_than_there_is_room_for_are_closed_at_once():
+    with process() as (_, port), ExitStack() as stack:
+        clients = [
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=8)))
+            for _ in range(MOST + 20)
+        ]
+        began = time.perf_counter()
+        with suppress(ConnectionResetError):
+            assert clients[-1].recv(1) == b""
+        assert time.perf_counter() - began < 0.9
+        time.sleep(1.5)
+
+        assert ask(port)[0] == 200
 
 
 def test_bodies_that_hardly_arrive_hold_nobody_s_place():
