@@ -90,6 +90,18 @@ def _simple(model: nn.Module, trace: Trace, before: Call, call: Call) -> bool:
     return type(norm) in _NORMS and isinstance(layer, _LAYERS)
 
 
+def unhooked(model: nn.Module, folds: Sequence[Fold]) -> list[Fold]:
+    """Folds but for those of a layer or norm with a forward hook, which reads or changes what it takes or returns."""
+    return [
+        fold
+        for fold in folds
+        if not any(
+            module._forward_hooks or module._forward_pre_hooks
+            for module in (model.get_submodule(fold.layer), model.get_submodule(fold.norm))
+        )
+    ]
+
+
 @dataclass(frozen=True)
 class Gain:
     """What a layer takes over from the batch norm behind it: factors and shifts of its output channels.
@@ -104,7 +116,7 @@ class Gain:
 
 def extract(model: nn.Module, state: State, folds: Sequence[Fold] | None) -> nn.Module:
     """``model`` at the active widths of ``state`` (see :meth:`slimmable.SlimmableModel.extract`)."""
-    return extracted(model, state, folds)[0]
+    return extracted(model, state, None if folds is None else unhooked(model, folds))[0]
 
 
 def extracted(

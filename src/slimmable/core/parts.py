@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimmable.core.elastic import attached
-from slimmable.core.extract import Fold, Gain, extracted
+from slimmable.core.extract import Fold, Gain, extracted, unhooked
 from slimmable.core.slots import StatisticSlot, TensorSlot
 from slimmable.core.space import Widths
 from slimmable.core.state import State
@@ -46,7 +46,7 @@ def dissected(
     """A network taken apart (see :meth:`slimmable.SlimmableModel.dissect`)."""
     networks: list[nn.Module] = []
     gains: list[dict[str, Gain]] = []
-    before = state.widths
+    before, folds = state.widths, unhooked(model, folds)
     try:
         for widths in widths_list:
             state.set(widths)

@@ -130,6 +130,25 @@ def test_folded_batch_norm_changes_rounding_alone(kind):
         assert folded.conv1.bias is not None
 
 
+@pytest.mark.parametrize("hooked", ["conv1", "norm1"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_batch_norm_stays_where_a_hook_changes_what_it_or_its_layer_returns(hooked, when):
+    model = shaken(Every()).eval()
+    if when == "before":
+        model.get_submodule(hooked).register_forward_hook(lambda _module, _args, output: output * 2)
+    net = slimmable.convert(model, IMAGES)
+    if when == "after":
+        net.model.get_submodule(hooked).register_forward_hook(lambda _module, _args, output: output * 2)
+
+    folded = net.extract(net.space.base, fold_batch_norm=True)
+
+    with torch.no_grad():
+        expected = net(IMAGES)
+        torch.testing.assert_close(folded(IMAGES), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert isinstance(folded.norm1, nn.BatchNorm2d)
+    assert isinstance(folded.norm6, nn.Identity)
+
+
 @pytest.mark.parametrize("fold", [False, True])
 def test_nothing_of_ours_hangs_on_the_extracted_network(fold):
     net = converted()
