@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from fractions import Fraction
-from math import prod
-from random import Random
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -20,21 +17,10 @@ from slimmable.core.conversion import Conversion, Options
 from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.importance import Importance, require_same_function, score_of, sort_units
 from slimmable.core.model import SlimmableModel
-from slimmable.core.prove import (
-    Foreseen,
-    NarrowFailure,
-    compare_shapes,
-    module_classes,
-    rehearse,
-    require_close,
-    require_equal,
-    run,
-    run_narrow,
-    run_switched,
-)
-from slimmable.core.space import Widths, WidthSpace
+from slimmable.core.narrow import Watched, prove_narrow
+from slimmable.core.prove import NarrowFailure, module_classes, require_equal, run, run_noting
+from slimmable.core.space import Widths
 from slimmable.core.state import BatchNorm
-from slimmable.core.steps import reference
 from slimmable.core.trace import Trace, trace
 from slimmable.core.twins import copied, hollow, hollow_inputs, twin
 from slimmable.errors import ConversionError
@@ -124,13 +110,13 @@ def convert(
     aliases = _aliases(original)
     training = _training_graph(original, inputs, graph, aliases)
     holds = Holds(outputs=_held(original, exclude))
-    expected, watched = run(twin(original), inputs), None
+    (expected, buffers), watched = run_noting(original, inputs), None
     for _ in range(_MAXIMUM_TRIES):
         analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
         try:
-            watched = watched or _Watched(original, analysis)
-            _prove_narrow(original, inputs, analysis, grouping, watched)
+            watched = watched or Watched(original, analysis)
+            prove_narrow(original, inputs, analysis, grouping, watched, buffers)
         except NarrowFailure as failure:
             _hold(original, analysis, failure, holds)
             continue
@@ -147,7 +133,7 @@ def convert(
             switches=_switches(grouping, switches),
             averaged=averaged,
         )
-        _prove_full(net, inputs, expected)
+        _prove_full(net, inputs, expected, buffers)
         net.report = replace(net.report, order=order)
         options = Options(
             ranges=ranges, tie=tuple(map(tuple, tie)), follow=dict(follow or {}), holds=holds, aliases=aliases
@@ -176,6 +162,13 @@ def _require_network(model: nn.Module) -> None:
         raise ConversionError("the network is converted already; convert the plain one, or net.extract(widths)")
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes a network, a torch.nn.Module; got {type(model).__name__}")
+    dynamo = sys.modules.get("torch._dynamo")  # where nobody has imported it, nothing is compiled
+    for path, module in model.named_modules():
+        if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+            raise ConversionError(
+                f"{f'module {path!r}' if path else 'the network'} is the result of torch.compile; convert the network "
+                "that was compiled (compiled._orig_mod), and compile the converted one: torch.compile(net.model)"
+            )
     if any(tensor.is_meta for tensor in model.parameters()):
         raise ConversionError("the network is on the meta device; the proof of a conversion runs it, on real weights")
 
@@ -256,85 +249,6 @@ def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> 
     return tuple(dict.fromkeys(found))
 
 
-_HEAVY = 10**7
-"""Multiply-accumulates for each operator from which a run takes longer with data than without."""
-
-
-class _Watched:
-    """The steps of the original network, and whether to watch without data."""
-
-    def __init__(self, original: nn.Module, analysis: Analysis) -> None:
-        positions: dict[int | None, int] = {None: 1, **analysis.variables}
-        macs = sum(
-            term.constant * prod(sum(positions[b.var] * b.repeat for b in layout) for layout in term.layouts)
-            for _, term in analysis.macs
-        )
-        self.hollow = macs > _HEAVY * len(analysis.trace.calls)
-        self.steps = reference(analysis.trace, original, hollow=self.hollow)
-
-
-def _prove_narrow(
-    original: nn.Module, inputs: tuple[Any, ...], analysis: Analysis, grouping: Grouping, watched: _Watched
-) -> None:
-    """Run the narrowest width, compare every operator's shape at random ones, and run widths that tell groups apart.
-
-    Only the first needs data: shapes of heavy networks are looked at without, where they run so.
-    """
-    space = grouping.space
-    net = _naive(_copied(original, share=True), analysis, grouping)
-    shown, given = (
-        (_naive(hollow(original), analysis, grouping), hollow_inputs(inputs)) if watched.hollow else (net, inputs)
-    )
-    narrow = run_narrow(net.extract(space.smallest), inputs, Foreseen(analysis, grouping, space.smallest))
-    drawn = _drawn(space)
-    wider = [space.largest] if space.largest != space.base else []
-    for widths in (drawn, *wider, *_telling_apart(space, drawn)):
-        foreseen, seen = Foreseen(analysis, grouping, widths), None
-        if watched.hollow or widths == drawn:
-            expected = watched.steps if widths == drawn else None
-            seen = rehearse(shown.extract(widths), given, foreseen, expected, hollow=watched.hollow)
-        if seen is None:
-            run_narrow(net.extract(widths), inputs, foreseen)
-        if widths == drawn and not seen:
-            compare_shapes(net.extract(widths), inputs, foreseen)
-    switched = [run_switched(net, inputs, widths) for widths in (space.base, space.smallest)]
-    require_close(switched[-1], narrow, "the narrowest width against its extracted network")
-
-
-def _naive(plain: nn.Module, analysis: Analysis, grouping: Grouping) -> SlimmableModel:
-    """The elastic network without tables of batch norm."""
-    return assemble(plain, analysis, grouping, batch_norm="naive", switches=(), averaged=False)
-
-
-def _drawn(space: WidthSpace) -> Widths:
-    """Random widths, all of them narrower than given where that is possible."""
-    generator = Random(0)
-    ratios = [generator.uniform(space.min_ratio, 1.0) for _ in space.dimensions]
-    drawn = space.at_ratios(ratios)
-    leaders = [leader for leader, *_ in space.dimensions]
-    return space.at_ratios(
-        [
-            ratio if drawn[leader.name] < leader.base else space.min_ratio
-            for leader, ratio in zip(leaders, ratios, strict=True)
-        ]
-    )
-
-
-def _telling_apart(space: WidthSpace, drawn: Widths) -> Iterator[Widths]:
-    """Widths such that any two groups differ in one of them or in those that were drawn.
-
-    Groups that were drawn at one ratio are numbered; a group is narrow where its number has the bit.
-    """
-    counts: Counter[Fraction] = Counter()
-    numbers: list[int] = []
-    for leader, *_ in space.dimensions:
-        ratio = Fraction(drawn[leader.name], leader.base)
-        numbers.append(counts[ratio])
-        counts[ratio] += 1
-    for bit in range(max(numbers, default=0).bit_length()):
-        yield space.at_ratios([space.min_ratio if number >> bit & 1 else 1.0 for number in numbers])
-
-
 def _hold(original: nn.Module, analysis: Analysis, failure: NarrowFailure, holds: Holds) -> None:
     """Take from a failure which modules run at one width only, and hold no more of them than has to be.
 
@@ -363,10 +277,10 @@ def _hold(original: nn.Module, analysis: Analysis, failure: NarrowFailure, holds
         ) from failure
 
 
-def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any) -> None:
+def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any, buffers: Sequence[str]) -> None:
     """The given width equals the original bit for bit."""
     space = net.space
     if net.batch_norm == "private" and net.has_batch_norm and space.base not in net.switches:
         return
     with net.at(space.base):
-        require_equal(run(net.eval(), inputs), expected, "the given width against the original network")
+        require_equal(run(net.eval(), inputs), expected, "the given width against the original network", buffers)

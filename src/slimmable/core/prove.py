@@ -16,6 +16,7 @@ from slimmable.core.groups import Grouping
 from slimmable.core.space import Widths
 from slimmable.core.steps import Reference, Watch, agree
 from slimmable.core.trace import Call, shapes_of, tensors, trace
+from slimmable.core.twins import copied
 from slimmable.errors import ConversionError, SlimmableError
 
 if TYPE_CHECKING:
@@ -75,6 +76,15 @@ def run(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(0)
         return model(*example_inputs)
+
+
+def run_noting(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, list[str]]:
+    """Outputs, as of :func:`run`, and names of the buffers that ``model`` writes meanwhile; it is left as it was."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    used = copied(model, {id(each): each for each in model.parameters()})
+    outputs = run(used, example_inputs)
+    now = dict(used.named_buffers())
+    return outputs, [name for name, buffer in before.items() if name not in now or not _equal(now[name], buffer)]
 
 
 def run_switched(net: SlimmableModel, example_inputs: tuple[Any, ...], widths: Widths) -> Any:
@@ -175,38 +185,67 @@ def _another_way(expected: Sequence[Call], found: Sequence[Call]) -> str | None:
     return next((module for module, (ours, theirs) in calls.items() if ours != theirs), "")
 
 
-def require_equal(one: Any, other: Any, what: str) -> None:
+def require_equal(one: Any, other: Any, what: str, buffers: Sequence[str]) -> None:
     """Pass if two outputs are the same, bit for bit.
+
+    Args:
+        one: An output.
+        other: Another.
+        what: Whose they are.
+        buffers: What the network was seen to write in evaluation.
 
     Raises:
         ConversionError: They differ.
     """
     ours, theirs = list(tensors(one)), list(tensors(other))
-    same = len(ours) == len(theirs) and all(
-        a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-        for a, b in zip(ours, theirs, strict=True)
-    )
-    if not same:
-        raise ConversionError(
-            f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
-        )
+    if len(ours) != len(theirs) or not all(map(_equal, ours, theirs)):
+        raise _different(what, buffers)
 
 
-def require_close(one: Any, other: Any, what: str) -> None:
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
+
+
+def require_close(one: Any, other: Any, what: str, buffers: Sequence[str]) -> None:
     """Pass if two outputs are the same but for rounding.
 
     Operators on the weights themselves may round strided tensors otherwise than contiguous ones.
+
+    Args:
+        one: An output.
+        other: Another.
+        what: Whose they are.
+        buffers: What the network was seen to write in evaluation.
 
     Raises:
         ConversionError: They differ.
     """
     for ours, theirs in zip(tensors(one), tensors(other), strict=True):
-        if not torch.allclose(
-            ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()) if theirs.numel() else 0.0, equal_nan=True
-        ):
-            raise ConversionError(
-                f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
-            )
+        if not _close(ours, theirs):
+            raise _different(what, buffers)
+
+
+_FLIPS = 0.01
+"""Share of truth values and whole numbers in an output that rounding may change."""
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    if theirs.is_floating_point() or theirs.is_complex():
+        scale = theirs.abs().nan_to_num(0.0, 0.0, 0.0).max().item() if theirs.numel() else 0.0
+        return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+    return not theirs.numel() or (ours != theirs).double().mean().item() <= _FLIPS
+
+
+def _different(what: str, buffers: Sequence[str]) -> ConversionError:
+    if buffers:
+        return ConversionError(
+            f"{what}: the outputs differ; in evaluation the network writes its buffers {', '.join(buffers)}, on which "
+            "its next output may depend: write them in training only (if self.training), or convert the part of the "
+            "network that keeps no count of its calls"
+        )
+    return ConversionError(
+        f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
+    )
 
 
 @contextmanager

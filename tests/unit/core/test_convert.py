@@ -264,6 +264,54 @@ def test_what_is_no_network_or_does_not_run_is_refused(model, inputs, message):
         slimmable.convert(model, inputs)
 
 
+@pytest.mark.parametrize("place", ["the network", "module '0'"])
+def test_a_compiled_network_is_refused_with_the_way_to_compile_the_converted_one(place):
+    compiled = torch.compile(network(), backend="eager")
+    model = compiled if place == "the network" else nn.Sequential(compiled, nn.ReLU())
+    with pytest.raises(ConversionError, match=f"{place} is the result of torch.compile; convert.*_orig_mod"):
+        slimmable.convert(model, IMAGES)
+
+
+class Counting(nn.Module):
+    """A network whose output depends on how often it was called."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.body, self.in_place = network(), in_place
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.in_place:
+            self.calls += 1
+        else:
+            self.calls = self.calls + 1
+        return self.body(x) * (1 + self.calls)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_network_that_counts_its_calls_is_refused_by_the_name_of_the_buffer(in_place):
+    with pytest.raises(ConversionError, match="in evaluation the network writes its buffers calls, on which"):
+        slimmable.convert(Counting(in_place), IMAGES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.complex64])
+def test_outputs_need_not_be_real_numbers(dtype):
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            y = self.body(x)
+            return {"logits": y, "decided": torch.complex(y, y) if dtype.is_complex else (y > 0).to(dtype)}
+
+    model = Deciding().eval()
+    net = slimmable.convert(model, IMAGES)
+    assert len(net.space) == 2
+    with torch.no_grad():
+        assert_same(net(IMAGES), model(IMAGES))
+
+
 def test_the_mode_of_every_layer_is_kept():
     """Batch norm is often held in evaluation while the rest of a network is tuned."""
     model = network().train()

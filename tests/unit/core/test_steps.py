@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import slimmable
-from slimmable.core import convert as conversion
-from slimmable.core import prove
+from slimmable.core import narrow, prove
 from slimmable.core.prove import Foreseen
 from slimmable.core.steps import Step, Watch, agree, reference
 from slimmable.core.trace import trace
@@ -109,7 +108,7 @@ def test_a_trace_comes_to_the_same_where_steps_do_not_tell(name, monkeypatch):
     model = NETWORKS[name]()
     net = slimmable.convert(model, IMAGES)
     traced = []
-    monkeypatch.setattr(conversion, "reference", lambda *_args, **_options: None)
+    monkeypatch.setattr(narrow, "reference", lambda *_args, **_options: None)
     monkeypatch.setattr(prove, "trace", lambda *args: traced.append(args) or trace(*args))
 
     assert slimmable.convert(model, IMAGES).report == net.report
@@ -120,7 +119,7 @@ def test_a_trace_comes_to_the_same_where_steps_do_not_tell(name, monkeypatch):
 def test_a_conversion_comes_to_the_same_with_data_and_without(heavy, monkeypatch):
     model = nn.Sequential(Attention(), nn.Linear(5, 24), nn.Linear(24, 2))
     report = slimmable.convert(model, IMAGES).report
-    monkeypatch.setattr(conversion, "_HEAVY", heavy)
+    monkeypatch.setattr(narrow, "_HEAVY", heavy)
 
     assert slimmable.convert(model, IMAGES).report == report
 
@@ -142,8 +141,8 @@ def test_random_numbers_that_the_steps_draw_are_nobody_elses():
 def test_any_two_widths_differ_in_one_of_the_networks_that_are_run(channels):
     layers = [nn.Conv2d(a, b, 1) for a, b in zip([3, *channels], [*channels, 2], strict=True)]
     space = slimmable.convert(nn.Sequential(*layers), IMAGES).space
-    drawn = conversion._drawn(space)
-    ran = [drawn, *conversion._telling_apart(space, drawn)]
+    drawn = narrow._drawn(space)
+    ran = [drawn, *narrow._telling_apart(space, drawn)]
 
     ratios = {tuple(each[group.name] / group.base for each in ran) for group in space.groups}
     assert len(ratios) == len(space) == len(channels)
