@@ -85,7 +85,7 @@ def assemble(
                 slots.add(slots.statistics, norm.module, own, StatisticSlot(i, name))
     _add_sizes(slots, model, analysis, grouping)
     if averaged:
-        _add_scales(slots, axes, owners)
+        _add_scales(slots, model, analysis, axes, owners)
     tables = _tables(space.largest.channels, norms, _table_kinds(grouping, batch_norm, switches), grouping.space.base)
     if batch_norm != "naive":
         for norm in norms:
@@ -150,13 +150,20 @@ def _add_sizes(slots: _Slots, model: nn.Module, analysis: Analysis, grouping: Gr
             slots.add(slots.sizes, module, name, slot)
 
 
-def _add_scales(slots: _Slots, axes: dict[str, tuple[Axis, ...]], owners: dict[str, list[Owner]]) -> None:
+def _add_scales(
+    slots: _Slots,
+    model: nn.Module,
+    analysis: Analysis,
+    axes: dict[str, tuple[Axis, ...]],
+    owners: dict[str, list[Owner]],
+) -> None:
     """The factor of every convolution and linear layer whose input varies.
 
     Raises:
-        ConversionError: A layer computes its weight from others.
+        ConversionError: A layer computes its weight from others, or another module computes with its weight.
     """
     given = slots.state.space.base.channels
+    readers = _readers(model, analysis)
     for name, its in axes.items():
         if owner(name) != name.rpartition(".")[0] and any(axis.varies for axis in its[1:]):
             raise ConversionError(
@@ -167,7 +174,34 @@ def _add_scales(slots: _Slots, axes: dict[str, tuple[Axis, ...]], owners: dict[s
             if own == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 axis = its[0 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 1]
                 if axis.varies:
+                    _require_own_calls(name, readers, model, {each for each, _ in owners[name]})
                     slots.add(slots.sizes, module, SCALE, ScaleSlot(axis, axis.size(given)))
+
+
+def _readers(model: nn.Module, analysis: Analysis) -> dict[int, set[str]]:
+    """Paths of the modules that call operators on a parameter, by the tensor's identity."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    found: dict[int, set[str]] = {}
+    for call in analysis.trace.calls:
+        for node in call.node.all_input_nodes:
+            tensor = named.get(analysis.trace.parameters.get(node, ""))
+            if tensor is not None:
+                found.setdefault(id(tensor), set()).add(call.module)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):  # in evaluation it has a fast way that calls none of them
+            for layer in (module.linear1, module.linear2):
+                found.setdefault(id(layer.weight), set()).add(path)
+    return found
+
+
+def _require_own_calls(name: str, readers: dict[int, set[str]], model: nn.Module, holders: set[nn.Module]) -> None:
+    for path in sorted(readers.get(id(model.get_parameter(name)), ())):
+        if model.get_submodule(path) not in holders:
+            raise ConversionError(
+                f"averaged: module {path!r} ({type(model.get_submodule(path)).__name__}) computes with {name} without "
+                f"calling the layer {owner(name)!r}, whose output is to be multiplied; exclude the layers that feed it "
+                "(convert(..., exclude=[...])), or convert without averaged"
+            )
 
 
 def _table_kinds(grouping: Grouping, batch_norm: BatchNorm, switches: Sequence[Widths]) -> dict[Widths, Kind]:

@@ -18,7 +18,7 @@ from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.importance import Importance, require_same_function, score_of, sort_units
 from slimmable.core.model import SlimmableModel
 from slimmable.core.narrow import Watched, prove_narrow
-from slimmable.core.prove import NarrowFailure, module_classes, require_equal, run, run_noting
+from slimmable.core.prove import NarrowFailure, cause_of, module_classes, require_equal, run, run_noting
 from slimmable.core.space import Widths
 from slimmable.core.state import BatchNorm
 from slimmable.core.trace import Trace, trace
@@ -110,13 +110,14 @@ def convert(
     aliases = _aliases(original)
     training = _training_graph(original, inputs, graph, aliases)
     holds = Holds(outputs=_held(original, exclude))
-    (expected, buffers), watched = run_noting(original, inputs), None
+    expected, buffers = run_noting(original, inputs)
+    cause, watched = cause_of(buffers), None
     for _ in range(_MAXIMUM_TRIES):
         analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
         try:
             watched = watched or Watched(original, analysis)
-            prove_narrow(original, inputs, analysis, grouping, watched, buffers)
+            prove_narrow(original, inputs, analysis, grouping, watched, cause, averaged=averaged)
         except NarrowFailure as failure:
             _hold(original, analysis, failure, holds)
             continue
@@ -133,7 +134,7 @@ def convert(
             switches=_switches(grouping, switches),
             averaged=averaged,
         )
-        _prove_full(net, inputs, expected, buffers)
+        _prove_full(net, inputs, expected, cause)
         net.report = replace(net.report, order=order)
         options = Options(
             ranges=ranges, tie=tuple(map(tuple, tie)), follow=dict(follow or {}), holds=holds, aliases=aliases
@@ -277,10 +278,10 @@ def _hold(original: nn.Module, analysis: Analysis, failure: NarrowFailure, holds
         ) from failure
 
 
-def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any, buffers: Sequence[str]) -> None:
+def _prove_full(net: SlimmableModel, inputs: tuple[Any, ...], expected: Any, cause: str) -> None:
     """The given width equals the original bit for bit."""
     space = net.space
     if net.batch_norm == "private" and net.has_batch_norm and space.base not in net.switches:
         return
     with net.at(space.base):
-        require_equal(run(net.eval(), inputs), expected, "the given width against the original network", buffers)
+        require_equal(run(net.eval(), inputs), expected, "the given width against the original network", cause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from math import prod
 from random import Random
@@ -50,16 +50,33 @@ def prove_narrow(
     analysis: Analysis,
     grouping: Grouping,
     watched: Watched,
-    buffers: Sequence[str],
+    cause: str,
+    *,
+    averaged: bool,
 ) -> None:
     """Run the narrowest width, compare every operator's shape at random ones, and run widths that tell groups apart.
 
     Only the first needs data: shapes of heavy networks are looked at without, where they run so.
+
+    Args:
+        original: The network.
+        inputs: The example.
+        analysis: Of its graph.
+        grouping: Its groups.
+        watched: The steps of the network as it was given.
+        cause: What explains outputs that differ.
+        averaged: Whether layers scale their outputs.
+
+    Raises:
+        NarrowFailure: A module does not do what was foreseen.
+        ConversionError: The network computes something else than the one that is extracted from it.
     """
     space = grouping.space
-    net = _naive(copied(original, {id(each): each for each in original.parameters()}), analysis, grouping)
+    net = _naive(copied(original, {id(each): each for each in original.parameters()}), analysis, grouping, averaged)
     shown, given = (
-        (_naive(hollow(original), analysis, grouping), hollow_inputs(inputs)) if watched.hollow else (net, inputs)
+        (_naive(hollow(original), analysis, grouping, averaged), hollow_inputs(inputs))
+        if watched.hollow
+        else (net, inputs)
     )
     narrow = run_narrow(net.extract(space.smallest), inputs, Foreseen(analysis, grouping, space.smallest))
     drawn = _drawn(space)
@@ -74,12 +91,16 @@ def prove_narrow(
         if widths == drawn and not seen:
             compare_shapes(net.extract(widths), inputs, foreseen)
     switched = [run_switched(net, inputs, widths) for widths in (space.base, space.smallest)]
-    require_close(switched[-1], narrow, "the narrowest width against its extracted network", buffers)
+    if averaged:
+        cause = (
+            f"a layer computes with its weight otherwise than in proportion: convert without averaged (if not, {cause})"
+        )
+    require_close(switched[-1], narrow, "the narrowest width against its extracted network", cause)
 
 
-def _naive(plain: nn.Module, analysis: Analysis, grouping: Grouping) -> SlimmableModel:
+def _naive(plain: nn.Module, analysis: Analysis, grouping: Grouping, averaged: bool) -> SlimmableModel:
     """The elastic network without tables of batch norm."""
-    return assemble(plain, analysis, grouping, batch_norm="naive", switches=(), averaged=False)
+    return assemble(plain, analysis, grouping, batch_norm="naive", switches=(), averaged=averaged)
 
 
 def _drawn(space: WidthSpace) -> Widths:

@@ -185,28 +185,28 @@ def _another_way(expected: Sequence[Call], found: Sequence[Call]) -> str | None:
     return next((module for module, (ours, theirs) in calls.items() if ours != theirs), "")
 
 
-def require_equal(one: Any, other: Any, what: str, buffers: Sequence[str]) -> None:
+def require_equal(one: Any, other: Any, what: str, cause: str) -> None:
     """Pass if two outputs are the same, bit for bit.
 
     Args:
         one: An output.
         other: Another.
         what: Whose they are.
-        buffers: What the network was seen to write in evaluation.
+        cause: What explains a difference, and how to cure it.
 
     Raises:
         ConversionError: They differ.
     """
     ours, theirs = list(tensors(one)), list(tensors(other))
     if len(ours) != len(theirs) or not all(map(_equal, ours, theirs)):
-        raise _different(what, buffers)
+        raise ConversionError(f"{what}: the outputs differ; {cause}")
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
 
 
-def require_close(one: Any, other: Any, what: str, buffers: Sequence[str]) -> None:
+def require_close(one: Any, other: Any, what: str, cause: str) -> None:
     """Pass if two outputs are the same but for rounding.
 
     Operators on the weights themselves may round strided tensors otherwise than contiguous ones.
@@ -215,14 +215,14 @@ def require_close(one: Any, other: Any, what: str, buffers: Sequence[str]) -> No
         one: An output.
         other: Another.
         what: Whose they are.
-        buffers: What the network was seen to write in evaluation.
+        cause: What explains a difference, and how to cure it.
 
     Raises:
         ConversionError: They differ.
     """
     for ours, theirs in zip(tensors(one), tensors(other), strict=True):
         if not _close(ours, theirs):
-            raise _different(what, buffers)
+            raise ConversionError(f"{what}: the outputs differ; {cause}")
 
 
 _FLIPS = 0.01
@@ -236,15 +236,14 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return not theirs.numel() or (ours != theirs).double().mean().item() <= _FLIPS
 
 
-def _different(what: str, buffers: Sequence[str]) -> ConversionError:
-    if buffers:
-        return ConversionError(
-            f"{what}: the outputs differ; in evaluation the network writes its buffers {', '.join(buffers)}, on which "
-            "its next output may depend: write them in training only (if self.training), or convert the part of the "
-            "network that keeps no count of its calls"
-        )
-    return ConversionError(
-        f"{what}: the outputs differ; this is a defect of slimmable, please report it with the network"
+def cause_of(buffers: Sequence[str]) -> str:
+    """What explains that outputs differ, and how to cure it, for a network that writes ``buffers`` in evaluation."""
+    if not buffers:
+        return "this is a defect of slimmable, please report it with the network"
+    return (
+        f"in evaluation the network writes its buffers {', '.join(buffers)}, on which its next output may depend: "
+        "write them in training only (if self.training), or convert the part of the network that "
+        "keeps no count of its calls"
     )
 
 

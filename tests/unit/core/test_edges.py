@@ -66,6 +66,87 @@ def test_averaged_layers_that_compute_their_weight_are_refused_by_name():
         slimmable.convert(plain, images(), averaged=True)
 
 
+class Bare(nn.Module):
+    """A layer whose weight another module's code computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 64), nn.Linear(64, 32), nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.c(F.linear(self.a(x).relu(), self.b.weight, self.b.bias).relu())
+
+
+class Attended(nn.Module):
+    """Attention, whose code takes the weight of its output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Linear(4, 64), nn.MultiheadAttention(64, 8, batch_first=True)
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.head(x + self.mix(x, x, x, need_weights=False)[0])
+
+
+class Encoded(nn.Module):
+    """A layer that has a fast way in evaluation, which calls none of the layers in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer = nn.Linear(4, 64), nn.TransformerEncoderLayer(64, 8, 128, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.head(self.layer(self.embed(x)))
+
+
+class Standardised(nn.Linear):
+    """A layer whose output does not depend on the scale of its weight."""
+
+    def forward(self, x):
+        return F.linear(x, F.normalize(self.weight, dim=1), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("plain", "options", "message"),
+    [
+        (Bare(), {}, r"module '' \(Bare\) computes with b.weight without calling the layer 'b'"),
+        (Attended(), {}, "module 'mix' .MultiheadAttention. computes with mix.out_proj.weight without calling"),
+        (Encoded(), {}, "module 'layer.self_attn' .MultiheadAttention. computes with layer.self_attn.out_proj.weight"),
+        (Encoded(), {"exclude": ["embed", "layer.self_attn"]}, "module 'layer' .* computes with layer.linear2.weight"),
+        (
+            nn.Sequential(nn.Linear(4, 64), nn.ReLU(), Standardised(64, 2)),
+            {},
+            "the outputs differ; a layer computes with its weight otherwise than in proportion: convert without",
+        ),
+    ],
+    ids=["bare", "attention", "encoder", "fast way", "standardised"],
+)
+def test_averaged_layers_whose_weight_is_read_otherwise_are_refused_by_name(plain, options, message):
+    x = torch.randn(2, 5, 4)
+    assert slimmable.convert(plain, x, **options).space.names
+    with pytest.raises(ConversionError, match=message):
+        slimmable.convert(plain, x, averaged=True, **options)
+
+
+def test_averaged_layers_that_share_a_weight_with_an_embedding_are_converted():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.inner, self.decode = nn.Embedding(11, 32), nn.Linear(32, 32), nn.Linear(32, 11)
+            self.decode.weight = self.embed.weight
+
+        def forward(self, x):
+            return self.decode(self.inner(self.embed(x)))
+
+    x = torch.arange(6).view(2, 3)
+    net = slimmable.convert(Tied(), x, averaged=True)
+    with torch.no_grad(), net.at(net.space.smallest):
+        torch.testing.assert_close(net.extract(net.space.smallest)(x), net(x))
+
+
 @pytest.mark.parametrize("averaged", [False, True])
 def test_widening_keeps_the_given_network_also_in_channels_last(averaged):
     torch.manual_seed(0)
