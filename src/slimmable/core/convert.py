@@ -51,8 +51,9 @@ def convert(
     parameters of the active size.
 
     The conversion proves itself on the example: at the width of the given network the output equals the original's
-    bit for bit; at the narrowest and at a random width every operator yields what the analysis foresaw. A module
-    whose code fixes a size is held and reported. With ``importance`` the network of sorted channels takes the place of
+    bit for bit; at the narrowest and at a random width every operator yields what the analysis foresaw; where the given
+    network runs on the example in training mode too, so does the narrowest width. A module whose code fixes a size is
+    held and reported. With ``importance`` the network of sorted channels takes the place of
     the original, to whose output its own must be equal but for rounding.
 
     Args:
@@ -119,7 +120,10 @@ def convert(
             watched = watched or Watched(original, analysis)
             prove_narrow(original, inputs, analysis, grouping, watched, cause, averaged=averaged)
         except NarrowFailure as failure:
-            _hold(original, analysis, failure, holds)
+            if failure.training and training is None and (found := _traced_in_training(original, inputs)):
+                training = found
+            else:
+                _hold(original, analysis, failure, holds)
             continue
         plain, order = _copied(original), ()
         if score is not None:
@@ -209,6 +213,10 @@ def _training_graph(
     read = {aliases.get(name, name) for node, name in graph.parameters.items() if node.users}
     if all(name in read for name, _ in model.named_parameters()):
         return None
+    return _traced_in_training(model, inputs)
+
+
+def _traced_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> Trace | None:
     try:
         return trace(twin(model).train(), inputs)
     except ConversionError:

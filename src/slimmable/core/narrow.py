@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fractions import Fraction
 from math import prod
 from random import Random
 from typing import Any
 
+import torch
 from torch import nn
 
 from slimmable.core.analysis import Analysis
@@ -17,11 +19,13 @@ from slimmable.core.groups import Grouping
 from slimmable.core.model import SlimmableModel
 from slimmable.core.prove import (
     Foreseen,
+    NarrowFailure,
     compare_shapes,
     rehearse,
     require_close,
     run_narrow,
     run_switched,
+    run_training,
 )
 from slimmable.core.space import Widths, WidthSpace
 from slimmable.core.steps import reference
@@ -96,6 +100,29 @@ def prove_narrow(
             f"a layer computes with its weight otherwise than in proportion: convert without averaged (if not, {cause})"
         )
     require_close(switched[-1], narrow, "the narrowest width against its extracted network", cause)
+    if not _proved_training(shown, given, hollow=watched.hollow):
+        _proved_training(net, inputs, hollow=False)
+
+
+def _proved_training(net: SlimmableModel, inputs: tuple[Any, ...], *, hollow: bool) -> bool:
+    """Run the narrowest width in training mode; whether that told anything that data could not tell better.
+
+    Where the given width does not run so either (batch norm refuses a single value, losses want targets), nothing can
+    be told.
+
+    Raises:
+        NarrowFailure: The given width runs so, and the narrowest does not.
+    """
+    with torch.device("meta") if hollow else nullcontext():
+        try:
+            run_training(net.extract(net.space.smallest), inputs)
+        except NarrowFailure as failure:
+            try:
+                run_training(net.extract(net.space.base), inputs)
+            except NarrowFailure:
+                return not hollow
+            raise failure from None
+    return True
 
 
 def _naive(plain: nn.Module, analysis: Analysis, grouping: Grouping, averaged: bool) -> SlimmableModel:

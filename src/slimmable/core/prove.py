@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 
 class NarrowFailure(SlimmableError):
-    """A module does at a narrow width what the analysis did not foresee."""
+    """A module does at a narrow width, in evaluation or ``training``, what the analysis did not foresee."""
 
-    def __init__(self, module: str, reason: str) -> None:
+    def __init__(self, module: str, reason: str, *, training: bool = False) -> None:
         super().__init__(f"{module or 'the network'}: {reason}")
         self.module = module
         self.reason = reason
+        self.training = training
 
 
 class Foreseen:
@@ -142,6 +143,20 @@ def run_narrow(plain: nn.Module, example_inputs: tuple[Any, ...], foreseen: Fore
             raise
         except Exception as error:
             raise NarrowFailure(paths[-1] if paths else "", f"its code fixes a size ({_first_line(error)})") from error
+
+
+def run_training(plain: nn.Module, example_inputs: tuple[Any, ...]) -> None:
+    """Run an extracted sub-network, which is put into training mode, once.
+
+    Raises:
+        NarrowFailure: It raises an error.
+    """
+    with _running(plain.train()) as paths:
+        try:
+            run(plain, example_inputs)
+        except Exception as error:
+            reason = f"in training its code fixes a size ({_first_line(error)})"
+            raise NarrowFailure(paths[-1] if paths else "", reason, training=True) from error
 
 
 def _first_line(error: Exception) -> str:

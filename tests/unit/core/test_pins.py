@@ -1,5 +1,6 @@
 """What cannot vary is held at full width and named, with the operator and the line; a user's rule sets it free."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import slimmable
+from slimmable.core import narrow
 from slimmable.core.operators import RULES
 from slimmable.errors import ConversionError
-from tests.unit.core.oracle import Case, assert_slims, images, segments
+from tests.unit.core.oracle import Case, assert_same, assert_slims, images, segments
 
 IMAGES = images()
 
@@ -244,6 +246,48 @@ def test_a_module_that_keeps_a_tensor_of_one_width_is_held_and_named():
     for widths in (net.space.largest, net.space.smallest, net.space.largest):
         with net.at(widths), torch.no_grad():
             assert torch.equal(net(IMAGES), net.extract(widths)(IMAGES))
+
+
+class Noisy(nn.Module):
+    """Code for training alone that fixes a size; ``branching`` on values, which cannot be traced."""
+
+    def __init__(self, branching: bool) -> None:
+        super().__init__()
+        self.conv, self.branching = nn.Conv2d(3, 32, 1), branching
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.training and (not self.branching or x.square().sum() >= 0):
+            x = x + 0.1 * torch.randn(32, 1, 1)
+        return x
+
+
+@pytest.mark.parametrize("heavy", [0, 10**12], ids=["hollow", "data"])
+@pytest.mark.parametrize("branching", [False, True])
+def test_a_size_that_training_alone_fixes_is_held_and_named(branching, heavy, monkeypatch):
+    monkeypatch.setattr(narrow, "_HEAVY", heavy)
+    model = nn.Sequential(Noisy(branching), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.Conv2d(16, 2, 1))
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+
+    net = slimmable.convert(model, IMAGES)
+
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same(model.state_dict(), before)
+    assert net.space.names == ("3",)
+    held = next(pin for pin in net.report.pinned if pin.layer == "0.conv")
+    if branching:
+        assert "in training its code fixes a size" in held.reason
+    else:
+        assert held.line == line_of(Noisy.forward, "torch.randn")
+    net.train()
+    with net.at(net.space.smallest):
+        assert net(IMAGES).isfinite().all()
+
+
+def test_a_network_that_does_not_train_on_the_example_at_any_width_is_converted():
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.Conv2d(16, 2, 1))
+    net = slimmable.convert(pooled, IMAGES[:1])
+    assert net.space.names == ("1",)
 
 
 def test_a_network_that_cannot_be_traced_is_refused_with_the_reason():
