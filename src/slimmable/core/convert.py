@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimmable.core.analysis import Analysis, Holds, analyse
 from slimmable.core.assemble import assemble
 from slimmable.core.conversion import Conversion, Options
+from slimmable.core.examples import count_examples
 from slimmable.core.groups import Grouping, Ranges, group
 from slimmable.core.importance import Importance, require_same_function, score_of, sort_units
 from slimmable.core.model import SlimmableModel
@@ -58,7 +59,7 @@ def convert(
 
     Args:
         model: Any network that ``torch.export`` can trace. It is copied; its weights are kept.
-        example_inputs: A tensor, or the tuple of the forward's positional arguments; batch first.
+        example_inputs: A tensor, or the tuple of the forward's positional arguments; batch first, where there is one.
         min_ratio: Smallest multiple of each group's channels.
         max_ratio: Largest multiple; above 1 the network is widened, and new weights are drawn at random.
         divisor: Channels are multiples of it (of 8: unrounded counts cost up to 2.5 times the time per multiplication
@@ -107,7 +108,7 @@ def convert(
     kind = _kind(batch_norm, switches)
     score = None if importance is None else score_of(importance)
     original = _copied(model, share=True).eval()
-    graph = trace(original, inputs)
+    graph = replace(trace(original, inputs), examples=count_examples(original, inputs))
     aliases = _aliases(original)
     training = _training_graph(original, inputs, graph, aliases)
     holds = Holds(outputs=_held(original, exclude))

@@ -110,6 +110,7 @@ def encoded(trace: Trace, notes: Notes) -> dict[str, Any]:
 
     return {
         "batch": trace.batch,
+        "examples": trace.examples,
         "placeholders": [[node.name, kind(node), tensors(node)] for node in nodes],
         "calls": [
             [
@@ -234,6 +235,7 @@ def decoded(found: Mapping[str, Any], constants: Mapping[str, Tensor]) -> tuple[
         inputs=tuple(inputs),
         outputs=tuple(nodes[at] for at in found["outputs"]),
         batch=found["batch"],
+        examples=found.get("examples", found["batch"]),  # files of before had none
         sizes={path: {k: _unsized(v) for k, v in each.items()} for path, each in found["sizes"].items()},
         origins={(path, count, at, size): frozenset(names) for path, count, at, size, names in found["origins"]},
         signature=Signature(

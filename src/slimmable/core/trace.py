@@ -62,6 +62,7 @@ class Trace:
         inputs: Placeholder nodes of the example inputs and of constants.
         outputs: Nodes that the network returns.
         batch: Leading size that all example inputs share; 1 if they share none.
+        examples: How many examples the inputs hold; the inputs of that leading size hold an entry for each.
         sizes: Attributes of modules that may be sizes, by path and name.
         origins: Those of them that the code passes as sizes, where values alone do not say which.
         signature: How the forward takes its arguments and returns its outputs.
@@ -73,6 +74,7 @@ class Trace:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     batch: int
+    examples: int
     sizes: dict[str, dict[str, Size]]
     origins: Origins
     signature: Signature
@@ -121,6 +123,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Trace:
         inputs=tuple(inputs),
         outputs=tuple(node for node in program.graph.nodes if node.name in returned),
         batch=_batch(example_inputs),
+        examples=_batch(example_inputs),
         sizes=sizes,
         origins=origins,
         signature=_signature(program),

@@ -2,12 +2,18 @@
 
 Conventions: one MAC per multiply-accumulate of convolutions, linear layers, matrix products and attention
 (``torch.utils.flop_counter`` counts two FLOPs for each); element-wise operators, poolings and normalisation count
-nothing, as in all papers of this library. Figures are those of one example (a batch of one).
+nothing, as in all papers of this library.
+
+Figures are those of one example (a batch of one): what depends on the inputs that hold an entry for each example is
+divided by their number, and all else, such as what is computed from a table of positions, counts once. Where the
+inputs that the network was converted with have no leading size that counts examples (an image without a batch), figures
+are those of these inputs as they are (see :func:`slimmable.core.examples.count_examples`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from math import prod
 from weakref import WeakKeyDictionary
 
@@ -19,7 +25,7 @@ from slimmable.core.axes import Axis
 from slimmable.core.layout import Layout
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths, WidthSpace
-from slimmable.core.trace import Call
+from slimmable.core.trace import Call, Trace, shapes_of
 
 Integers = NDArray[np.int64]
 
@@ -44,20 +50,20 @@ class CostModel:
     def __init__(self, net: SlimmableModel) -> None:
         self.space: WidthSpace = net.space
         self._axes = _AxisTable(net)
-        analysis, batch = net.analysis, net.analysis.trace.batch
-        self._batch = batch
-        terms = [(term.once, (term.constant, self._axes.places(term.layouts))) for _, term in analysis.macs]
-        self._macs = [term for once, term in terms if not once]
-        self._macs_once = [term for once, term in terms if once]
+        analysis, repeated = net.analysis, _repeated(net.analysis.trace)
+        self._examples = analysis.trace.examples
+        terms = [(call.node, (term.constant, self._axes.places(term.layouts))) for call, term in analysis.macs]
+        self._macs = [term for node, term in terms if node in repeated]
+        self._macs_once = [term for node, term in terms if node not in repeated]
         reached = {name: axes for name, axes in analysis.parameters.items() if name not in analysis.buffers}
         self._parameters = [(1, self._axes.places(axes)) for axes in reached.values()]
         self._parameters += [(count, []) for count in _unreached(net)]
-        self._live = _Liveness(net, self._axes)
+        self._live = _Liveness(net, self._axes, repeated)
 
     def macs(self, widths: Sequence[Widths]) -> Integers:
         """Multiply-accumulates of one example at each of the widths, shape ``(len(widths),)``."""
         sizes = self._sizes(widths)
-        return _products(self._macs, sizes) // self._batch + _products(self._macs_once, sizes)
+        return _products(self._macs, sizes) // self._examples + _products(self._macs_once, sizes)
 
     def parameters(self, widths: Sequence[Widths]) -> Integers:
         """Parameters of the extracted network at each of the widths, batch norm's gains and shifts included."""
@@ -70,7 +76,7 @@ class CostModel:
         returned); views and in-place results share their source's memory. Operators run in the order of the graph.
         The network's input counts, its weights do not.
         """
-        return self._live.peak(self._sizes(widths)) // self._batch
+        return self._live.peak(self._sizes(widths))
 
     def memory_bytes(self, widths: Sequence[Widths]) -> Integers:
         """Bytes of all parameters and buffers of the graph plus the peak of live activations, at each of the widths.
@@ -78,14 +84,14 @@ class CostModel:
         PareCO's second cost, which its texts do not define, for devices that hold the whole network in memory.
         """
         sizes = self._sizes(widths)
-        return _products(self._live.weights, sizes) + self._live.peak(sizes) // self._batch
+        return _products(self._live.weights, sizes) + self._live.peak(sizes)
 
     def peak_memory_bytes(self, widths: Sequence[Widths]) -> Integers:
         """Most bytes, over the operators, of live activations and of the weights that the operator reads.
 
         PareCO's second cost for devices that fetch each layer's weights when its turn comes.
         """
-        return self._live.peak_with_weights(self._sizes(widths), self._batch)
+        return self._live.peak_with_weights(self._sizes(widths))
 
     def _sizes(self, widths: Sequence[Widths]) -> Integers:
         return self._axes.sizes(channels_of(self.space, widths))
@@ -165,11 +171,27 @@ class _AxisTable:
         return sizes
 
 
+def _repeated(trace: Trace) -> set[fx.Node]:
+    """Nodes that hold an entry for each example: what depends on such an input, and what code makes as long."""
+    found = {node for node in trace.inputs if node not in trace.signature.constants and _is_as_long(trace, node)}
+    for call in trace.calls:
+        sources = call.node.all_input_nodes
+        makes = not sources or call.name.startswith(("aten.expand", "aten.repeat"))
+        if not found.isdisjoint(sources) or (makes and _is_as_long(trace, call.node)):
+            found.add(call.node)
+    return found
+
+
+def _is_as_long(trace: Trace, node: fx.Node) -> bool:
+    return trace.examples > 1 and any(shape[:1] == (trace.examples,) for shape in shapes_of(node))
+
+
 class _Liveness:
     """Which tensors are alive at which operator."""
 
-    def __init__(self, net: SlimmableModel, axes: _AxisTable) -> None:
+    def __init__(self, net: SlimmableModel, axes: _AxisTable, repeated: AbstractSet[fx.Node]) -> None:
         analysis = net.analysis
+        self._examples = analysis.trace.examples
         trace = analysis.trace
         roots: dict[fx.Node, fx.Node] = {}
         self._terms: list[tuple[int, list[int]]] = []
@@ -190,10 +212,13 @@ class _Liveness:
             if node in roots:
                 spans[roots[node]][1] = len(trace.calls)
         alive: list[tuple[int, int]] = []
+        once: list[bool] = []
         for node, (first, last) in spans.items():
             for shape_axes, tensor in zip(analysis.tensors[node], _values(node), strict=False):
                 self._terms.append((tensor.dtype.itemsize, axes.places(shape_axes)))
                 alive.append((first, last))
+                once.append(node not in repeated)
+        self._once = np.array(once, dtype=bool)
         self._alive = np.zeros((len(alive), len(trace.calls) + 1), dtype=np.int64)
         for row, (first, last) in enumerate(alive):
             self._alive[row, first : last + 1] = 1
@@ -210,13 +235,17 @@ class _Liveness:
                     self._read[places[trace.parameters[node]], position] = 1
 
     def peak(self, sizes: Integers) -> Integers:
-        """Most bytes of activations alive at once."""
-        return self._bytes(self._terms, sizes, self._alive).max(axis=1)
+        """Most bytes of one example's activations alive at once."""
+        return self._activations(sizes).max(axis=1)
 
-    def peak_with_weights(self, sizes: Integers, batch: int) -> Integers:
+    def peak_with_weights(self, sizes: Integers) -> Integers:
         """Most bytes of one example's live activations and of the weights being read."""
-        activations = self._bytes(self._terms, sizes, self._alive) // batch
-        return (activations + self._bytes(self.weights, sizes, self._read)).max(axis=1)
+        return (self._activations(sizes) + self._bytes(self.weights, sizes, self._read)).max(axis=1)
+
+    def _activations(self, sizes: Integers) -> Integers:
+        """Bytes of one example's live activations at every operator, shape ``(len(sizes), operators + 1)``."""
+        repeated = self._bytes(self._terms, sizes, self._alive * ~self._once[:, None])
+        return repeated // self._examples + self._bytes(self._terms, sizes, self._alive * self._once[:, None])
 
     @staticmethod
     def _bytes(terms: Sequence[tuple[int, Sequence[int]]], sizes: Integers, when: Integers) -> Integers:

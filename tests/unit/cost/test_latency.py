@@ -103,7 +103,7 @@ def test_work_is_what_the_cost_model_counts(name):
     varies = [any(axis(layout).varies for layout in term.layouts) for _, term in net.analysis.macs]
 
     assert all(varies)
-    assert macs == pytest.approx(CostModel(net).macs(widths_list) * net.analysis.trace.batch)
+    assert macs == pytest.approx(CostModel(net).macs(widths_list) * net.analysis.trace.examples)
 
 
 def test_many_widths_at_once_are_told_as_one_by_one(monkeypatch):
