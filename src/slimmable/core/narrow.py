@@ -105,10 +105,13 @@ def prove_narrow(
 
 
 def _proved_training(net: SlimmableModel, inputs: tuple[Any, ...], *, hollow: bool) -> bool:
-    """Run the narrowest width in training mode; whether that told anything that data could not tell better.
+    """Run the narrowest width in training mode, with data or without.
 
     Where the given width does not run so either (batch norm refuses a single value, losses want targets), nothing can
     be told.
+
+    Returns:
+        False where neither width runs without data: a run with data has to tell.
 
     Raises:
         NarrowFailure: The given width runs so, and the narrowest does not.

@@ -81,11 +81,18 @@ def run(model: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
 
 def run_noting(model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[Any, list[str]]:
     """Outputs, as of :func:`run`, and names of the buffers that ``model`` writes meanwhile; it is left as it was."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     used = copied(model, {id(each): each for each in model.parameters()})
+    before = {name: (buffer, _writes(buffer)) for name, buffer in used.named_buffers()}
     outputs = run(used, example_inputs)
     now = dict(used.named_buffers())
-    return outputs, [name for name, buffer in before.items() if name not in now or not _equal(now[name], buffer)]
+    return outputs, [
+        name for name, (buffer, writes) in before.items() if now.get(name) is not buffer or _writes(buffer) != writes
+    ]
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; those of inference mode do not know."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def run_switched(net: SlimmableModel, example_inputs: tuple[Any, ...], widths: Widths) -> Any:
@@ -213,12 +220,12 @@ def require_equal(one: Any, other: Any, what: str, cause: str) -> None:
         ConversionError: They differ.
     """
     ours, theirs = list(tensors(one)), list(tensors(other))
-    if len(ours) != len(theirs) or not all(map(_equal, ours, theirs)):
+    same = len(ours) == len(theirs) and all(
+        a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    if not same:
         raise ConversionError(f"{what}: the outputs differ; {cause}")
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
 
 
 def require_close(one: Any, other: Any, what: str, cause: str) -> None:
