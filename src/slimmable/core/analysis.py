@@ -182,7 +182,6 @@ def _run(
     """Apply every operator's rule; ``known`` holds the axes of parameters that were met before."""
     variables = findings.variables
     joined: dict[tuple[str, int], Layout] = {}
-    findings.fed.update(node for node in trace.inputs if node not in trace.signature.constants)
     for node in trace.inputs:
         findings.axes[node] = [tuple((Block(None, size),) for size in shape) for shape in shapes_of(node)]
     for call in trace.calls:
@@ -192,8 +191,6 @@ def _run(
                 if name not in known:
                     known[name] = tuple(map(_axis_of(node, variables), shapes_of(node)[0]))
                 findings.axes[node] = [known[name]]
-        if not findings.fed.isdisjoint(call.node.all_input_nodes) or _is_as_long(call, trace.batch):
-            findings.fed.add(call.node)
         operator = Operator(call, findings)
         before = len(findings.opened)
         findings.axes[call.node] = operator.run()
@@ -216,12 +213,6 @@ def _run(
         why = Pin(reason="is the network's output", operator="output")
         for layout in (layout for axes in findings.axes.get(node, []) for layout in axes):
             variables.pin(layout, why)
-
-
-def _is_as_long(call: Call, batch: int) -> bool:
-    """Whether the code makes a tensor for each of the examples, though of nothing that is theirs."""
-    makes = not call.node.all_input_nodes or call.name.startswith(("aten.expand", "aten.repeat"))
-    return makes and batch > 1 and any(shape[:1] == (batch,) for shape in call.outputs)
 
 
 def _axis_of(node: fx.Node, variables: Variables) -> Callable[[int], Layout]:

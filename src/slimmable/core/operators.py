@@ -51,14 +51,10 @@ def operator_rule(*names: str) -> Callable[[Rule], Rule]:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A product of axis sizes: ``constant`` times the positions of every layout.
-
-    ``once`` says that it is computed from parameters alone: once for a batch, not once for each of its examples.
-    """
+    """A product of axis sizes: ``constant`` times the positions of every layout."""
 
     constant: int
     layouts: Axes
-    once: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +81,6 @@ class Findings:
         attributes: Module attributes that follow an axis, by module path and name (several extents for a tuple).
         macs: Multiply-accumulates of calls.
         norms: Buffers that hold running means and variances: calling module, mean, variance.
-        fed: Nodes that depend on the example inputs, or on how many there are.
         unknown: Calls without a rule that read parameters, and the reason that holds them.
         outer: Ambiguous splits whose outer factor is to vary.
         inner: Ambiguous splits whose inner factor was taken to vary, and its layout.
@@ -106,7 +101,6 @@ class Findings:
     attributes: dict[tuple[str, str], tuple[Extent, ...]] = field(default_factory=dict)
     macs: list[tuple[Call, Term]] = field(default_factory=list)
     norms: list[tuple[str, fx.Node, fx.Node]] = field(default_factory=list)
-    fed: set[fx.Node] = field(default_factory=set)
     unknown: list[tuple[Call, Pin]] = field(default_factory=list)
     outer: frozenset[Choice] = frozenset()
     inner: dict[Choice, Layout] = field(default_factory=dict)
@@ -291,8 +285,7 @@ class Operator:
 
     def count_macs(self, factor: int, *layouts: Layout) -> None:
         """Count ``factor`` times the product of axis sizes as multiply-accumulates of this call."""
-        once = not any(node in self._findings.fed for node in self.call.node.all_input_nodes)
-        self._findings.macs.append((self.call, Term(constant=factor, layouts=layouts, once=once)))
+        self._findings.macs.append((self.call, Term(constant=factor, layouts=layouts)))
 
     def normalises(self, mean: str, variance: str) -> None:
         """Say that the operator reads running statistics, from the buffers behind two arguments."""
