@@ -45,10 +45,10 @@ class OpenRun(NamedTuple):
     facts: NetworkFacts
 
 
-def begin(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
-    """Write the recipe of a new run, or compare it with that of the run to be resumed.
+def require_place(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
+    """Pass if ``recipe`` may be carried out in ``folder``; nothing is written.
 
-    What is evaluated in the end may change, and so may the place of the data.
+    What is evaluated in the end may change in a resumed run, and so may the place of the data.
 
     Returns:
         The recipe with an absolute path to its data.
@@ -71,7 +71,21 @@ def begin(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
         _require_same(read_recipe(path).model_dump(mode="json"), recipe.model_dump(mode="json"), path, free=free)
     elif folder.exists() and any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty and holds no run ({RECIPE} is missing); choose another folder")
-    atomic_write_text(path, to_yaml(recipe))
+    return recipe
+
+
+def begin(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
+    """Write the recipe of a run that is ready to train into its folder, which holds a run from now on.
+
+    Returns:
+        The recipe with an absolute path to its data.
+
+    Raises:
+        TrainingError: As of :func:`require_place`: another run may have begun there meanwhile.
+        CheckpointError: As of :func:`require_place`.
+    """
+    recipe = require_place(folder, recipe, resume=resume)
+    atomic_write_text(folder / RECIPE, to_yaml(recipe))
     return recipe
 
 

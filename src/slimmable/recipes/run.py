@@ -16,6 +16,7 @@ from slimmable.recipes.folder import (
     begin,
     choose_device,
     open_run,
+    require_place,
     save_trained,
 )
 from slimmable.recipes.found import found_widths
@@ -49,15 +50,16 @@ def run(
         ConversionError: The network cannot be converted as the recipe says.
     """
     folder, place = Path(folder), choose_device(device)
-    recipe = begin(folder, recipe, resume=resume)
+    recipe = require_place(folder, recipe, resume=resume)
     task = recipe.task.build()
-    net = new_network(recipe, task)
-    recipe.task.facts(task).save(folder / FACTS)
+    net, facts = new_network(recipe, task), recipe.task.facts(task)
     held = holds_statistics(net)
     if not (resume and (folder / CHECKPOINT).exists()):
         _begin_with(net.to(place), task.to(place), recipe, held=held, progress=progress)
     steps = len(task.train_batches(net, epoch=0, seed=recipe.train.seed))
     chooser = sampler(recipe, net, steps_per_epoch=steps)
+    begin(folder, recipe, resume=resume)  # not before all is made: what cannot be made leaves the folder free
+    facts.save(folder / FACTS)
     fit(
         net,
         task,

@@ -177,14 +177,19 @@ def test_a_missing_package_is_named_with_its_cure(capsys, monkeypatch):
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
-    def interrupted(*_args, **_kwargs):
+    folder, before = tmp_path / "my run", tmp_path / "not begun"
+
+    def interrupted(recipe, place, **_options):
+        if place == folder:
+            begin(folder, recipe, resume=False)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("slimmable.cli.commands.train.run", interrupted)
-    folder = tmp_path / "my run"
 
     assert main(["train", "digits/us-net", "--folder", str(folder)]) == 130
     assert f"slimmable train '{folder}/recipe.yaml' --folder '{folder}' --resume" in capsys.readouterr().err
+    assert main(["train", "digits/us-net", "--folder", str(before)]) == 130
+    assert "interrupted; nothing was written yet: start it again" in capsys.readouterr().err
 
 
 def test_ctrl_c_elsewhere_is_no_traceback(capsys, monkeypatch):

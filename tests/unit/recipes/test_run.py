@@ -3,12 +3,13 @@
 import csv
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 
 from slimmable import CostModel
-from slimmable.errors import CalibrationError, CheckpointError, DataError, TrainingError
+from slimmable.errors import CalibrationError, CheckpointError, DataError, SlimmableError, TrainingError
 from slimmable.measure.evaluation import evaluate
 from slimmable.recipes import open_run, read_recipe, run
 from slimmable.recipes.building import new_network, sampler
@@ -76,6 +77,46 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="is not empty and holds no run"):
         run(read_recipe("digits/us-net", SMALL), tmp_path, device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["task.network.name=digits_cn"], "digits_cn"),
+        (["task.data.dataset=folder", "task.data.root=absent"], "absent"),
+        (["convert.exclude=[nowhere]"], "no module matches 'nowhere'"),
+        (["start.run=absent"], "absent holds no run"),
+        (
+            ["method.kind=s-net", "method.switches=[1, 0.99]", "evaluation.widths=null"],
+            "2 switches hold 1 distinct widths",
+        ),
+    ],
+    ids=["network", "data", "conversion", "start", "sampler"],
+)
+def test_a_start_that_fails_leaves_the_folder_free(tmp_path, changes, message):
+    folder = tmp_path / "run"
+    wrong = read_recipe("digits/us-net", [*SMALL, *changes])
+
+    for resume in (False, True):
+        with pytest.raises(SlimmableError, match=message):
+            run(wrong, folder, device="cpu", resume=resume)
+
+        assert not folder.exists()
+
+
+def test_a_run_that_began_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    first, second = (read_recipe("digits/us-net", [*SMALL, f"train.seed={seed}"]) for seed in (1, 2))
+
+    def beginning(*args, **options):
+        begin(tmp_path / "run", second, resume=False)
+        return sampler(*args, **options)
+
+    monkeypatch.setattr(import_module("slimmable.recipes.run"), "sampler", beginning)
+
+    with pytest.raises(TrainingError, match="already holds a run"):
+        run(first, tmp_path / "run", device="cpu")
+
+    assert read_recipe(tmp_path / "run" / "recipe.yaml").train.seed == 2
 
 
 def test_resuming_another_recipe_is_refused_with_the_first_difference(finished):

@@ -19,7 +19,8 @@ def command(options: Options) -> int:
         rows = run(recipe, folder, resume=options.resume, device=options.device)
     except KeyboardInterrupt:
         again = shlex.join(["slimmable", "train", str(folder / RECIPE), "--folder", str(folder), "--resume"])
-        print(f"interrupted; to go on: {again}", file=sys.stderr)  # noqa: T201
+        left = f"to go on: {again}" if (folder / RECIPE).exists() else "nothing was written yet: start it again"
+        print(f"interrupted; {left}", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     write_figures(rows)
     write(f"the network and its figures are in {folder} ({NETWORK}, evaluation.json)")
