@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimmable.errors import DataError, WidthError
+from slimmable.errors import DataError, RecipeError, WidthError
 from slimmable.export.artifact import Facts, Store, Tables, write_artifact
 from slimmable.export.flat import described
 from slimmable.export.standalone import FormatName, write
@@ -46,7 +46,10 @@ def export_run(
         CalibrationError: The network has no statistics at some of the widths.
         WidthError: Two widths have one name.
         DataError: Figures that cannot be read.
+        RecipeError: ``samples`` is below 1.
     """
+    if samples < 1:
+        raise RecipeError(f"samples is {samples}; expected at least 1, which tell the ranges of activations")
     net, task, recipe, facts = opened
     require_calibrated(net, widths)
     named = {each.label: each.widths for each in widths}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimmable.core.model import SlimmableModel
+from slimmable.errors import RecipeError
 from slimmable.measure.calibration import calibrate
 from slimmable.recipes.building import new_network, sampler
 from slimmable.recipes.config import Recipe
@@ -110,9 +111,15 @@ def calibrate_run(
         widths: What to calibrate.
         samples: How many training samples; None is the recipe's number, or 2000.
         progress: Show progress, if standard error is a terminal.
+
+    Raises:
+        RecipeError: ``samples`` is below 1.
     """
+    if samples is None:
+        samples = recipe.calibration.samples if recipe.calibration is not None else 2000
+    if samples < 1:
+        raise RecipeError(f"samples is {samples}; expected at least 1, or none to take the recipe's number")
     if not net.has_batch_norm:
         return
-    count = samples or (recipe.calibration.samples if recipe.calibration is not None else 2000)
-    batches = task.calibration_batches(samples=count, seed=recipe.train.seed)
+    batches = task.calibration_batches(samples=samples, seed=recipe.train.seed)
     calibrate(net, watched(batches, "calibrating", progress=progress), [named.widths for named in widths])

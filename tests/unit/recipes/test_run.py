@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from slimmable import CostModel
-from slimmable.errors import CalibrationError, CheckpointError, DataError, SlimmableError, TrainingError
+from slimmable.errors import CalibrationError, CheckpointError, DataError, RecipeError, SlimmableError, TrainingError
 from slimmable.measure.evaluation import evaluate
 from slimmable.recipes import open_run, read_recipe, run
 from slimmable.recipes.building import new_network, sampler
+from slimmable.recipes.exporting import export_run
 from slimmable.recipes.figures import measure, require_calibrated
 from slimmable.recipes.folder import begin, choose_device
+from slimmable.recipes.run import calibrate_run
 from slimmable.recipes.widths import name_ratios
 from slimmable.record import RunRecord
 from slimmable.train import Fixed, Sandwich, SwitchList
@@ -171,6 +173,16 @@ def test_widths_without_statistics_are_named(opened):
         require_calibrated(opened.net, widths)
     with pytest.raises(CalibrationError, match=r"0\.3, 0\.35"):
         measure(opened.net, opened.task, widths)
+
+
+@pytest.mark.parametrize("samples", [0, -5])
+def test_a_number_of_samples_below_one_is_refused(finished, opened, samples, tmp_path):
+    widths = name_ratios((0.5,), opened.net.space)
+    with pytest.raises(RecipeError, match=f"samples is {samples}; expected at least 1"):
+        calibrate_run(opened.net, opened.task, opened.recipe, widths, samples=samples)
+    with pytest.raises(RecipeError, match=f"samples is {samples}; expected at least 1"):
+        export_run(opened, finished[0], widths, tmp_path / "net.slim", store="int8", samples=samples)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
