@@ -111,11 +111,13 @@ def convert(
     graph = replace(trace(original, inputs), examples=count_examples(original, inputs))
     aliases = _aliases(original)
     training = _training_graph(original, inputs, graph, aliases)
-    holds = Holds(outputs=_held(original, exclude))
+    excluded = _excluded(original, exclude)
+    holds = Holds(outputs={path: f"excluded by {each!r}" for each, paths in excluded.items() for path in paths})
     expected, buffers = run_noting(original, inputs)
     cause, watched = cause_of(buffers), None
     for _ in range(_MAXIMUM_TRIES):
         analysis = analyse(graph, holds=holds, aliases=aliases, training=training)
+        _require_effect(original, analysis, excluded)
         grouping = group(analysis, ranges, tie=tie, follow=follow or {})
         try:
             watched = watched or Watched(original, analysis)
@@ -235,17 +237,37 @@ def _aliases(model: nn.Module) -> dict[str, str]:
     return aliases
 
 
-def _held(model: nn.Module, exclude: Sequence[str]) -> dict[str, str]:
+def _excluded(model: nn.Module, exclude: Sequence[str]) -> dict[str, list[str]]:
+    """Paths of the modules that each pattern matches."""
     if isinstance(exclude, str):
         raise ConversionError(f"exclude takes a list of module paths, such as [{exclude!r}]; got a text")
-    paths = [path for path, _ in model.named_modules()]
-    held: dict[str, str] = {}
-    for pattern in exclude:
-        matched = [path for path in paths if path and fnmatchcase(path, str(pattern))]
+    paths = [path for path, _ in model.named_modules() if path]
+    found = {str(pattern): [path for path in paths if fnmatchcase(path, str(pattern))] for pattern in exclude}
+    for pattern, matched in found.items():
         if not matched:
             raise ConversionError(f"exclude: no module matches {pattern!r}; print(model) shows their names")
-        held |= dict.fromkeys(matched, f"excluded by {pattern!r}")
-    return held
+    return found
+
+
+def _require_effect(model: nn.Module, analysis: Analysis, excluded: Mapping[str, Sequence[str]]) -> None:
+    """Pass if every pattern matches a layer that opens a width: what follows others' widths cannot keep its own."""
+    writing = {each.module for each in (*analysis.opened, *analysis.fixed)}
+    for pattern, paths in excluded.items():
+        if any(f"{layer}.".startswith(f"{path}.") for path in paths for layer in writing):
+            continue
+        inside = [call for call in analysis.trace.calls if any(f"{call.module}.".startswith(f"{p}.") for p in paths)]
+        met = {node for call in inside for node in call.node.all_input_nodes}
+        followed = {block.var for node in met for axes in analysis.tensors[node] for axis in axes for block in axis}
+        openers = [
+            each.module
+            for each in analysis.opened
+            if any(b.var in followed - {None} for b in analysis.parameters[each.parameter][each.axis])
+        ]
+        cure = f"exclude what opens it: {', '.join(dict.fromkeys(openers))}" if openers else "leave the pattern out"
+        raise ConversionError(
+            f"exclude: {pattern!r} matches {paths[0]} ({type(model.get_submodule(paths[0])).__name__}), "
+            f"which opens no width and follows that of its inputs; {cure}"
+        )
 
 
 def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> tuple[Widths, ...]:

@@ -223,6 +223,12 @@ REFUSED = {
     "divisor": ({"divisor": 0}, "divisor must be a positive whole number, got 0"),
     "exclude of nothing": ({"exclude": ["stem"]}, "no module matches 'stem'; print.model. shows their names"),
     "exclude as text": ({"exclude": "3"}, r"exclude takes a list of module paths, such as \['3'\]"),
+    "exclude of a norm": (
+        {"exclude": ["1"]},
+        r"'1' matches 1 \(BatchNorm2d\), which opens no width and follows .*; exclude what opens it: 0$",
+    ),
+    "exclude of a function": ({"exclude": ["5", "[24]"]}, r"'\[24\]' matches 2 \(ReLU\), .* opens it: 0, 3$"),
+    "exclude behind what is fixed": ({"exclude": ["0", "1"]}, r"matches 1 \(BatchNorm2d\), .*; leave the pattern out"),
     "tie of nothing": ({"tie": [["0", "9"]]}, "no width group matches '9'; the groups are 0, 3"),
     "tie as text": ({"tie": ["0"]}, "tie takes a list of sets of group names"),
     "follower of nothing": ({"follow": {"0": ("9", 2)}}, "no width group '9'; the groups are 0, 3"),
