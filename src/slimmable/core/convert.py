@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -273,7 +274,7 @@ def _require_effect(model: nn.Module, analysis: Analysis, excluded: Mapping[str,
 def _switches(grouping: Grouping, switches: Sequence[float | Widths] | None) -> tuple[Widths, ...]:
     space = grouping.space
     for switch in switches or ():
-        if not isinstance(switch, int | float | Widths):
+        if not isinstance(switch, Real | Widths):
             raise ConversionError(f"a switch is a ratio or Widths; got {switch!r}")
     found = [switch if isinstance(switch, Widths) else space.uniform(switch) for switch in switches or ()]
     for widths in found:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from numbers import Integral, Real
 
 from slimmable.core.analysis import Analysis
 from slimmable.core.axes import Axis, axis_of
@@ -24,14 +25,16 @@ class Ranges:
 
     def __post_init__(self) -> None:
         for name in ("min_ratio", "max_ratio"):
-            if not isinstance(getattr(self, name), int | float):
+            if not isinstance(getattr(self, name), Real):
                 raise ConversionError(f"{name} must be a number, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.min_ratio <= self.max_ratio:
             raise ConversionError(f"expected 0 < min_ratio <= max_ratio, got {self.min_ratio} and {self.max_ratio}")
         if self.max_ratio < 1:
             raise ConversionError(f"max_ratio must be at least 1 (the network as given), got {self.max_ratio}")
-        if not isinstance(self.divisor, int) or self.divisor < 1:
+        if not isinstance(self.divisor, Integral) or self.divisor < 1:
             raise ConversionError(f"divisor must be a positive whole number, got {self.divisor}")
+        object.__setattr__(self, "divisor", int(self.divisor))
 
 
 @dataclass(frozen=True, kw_only=True)

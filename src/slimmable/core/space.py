@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from random import Random
 from typing import Any, TypeAlias
 
@@ -49,6 +50,11 @@ class Widths(Mapping[str, int]):
     names: tuple[str, ...]
     channels: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if any(type(kept) is not int for kept in self.channels):  # whole numbers of NumPy's
+            plain = (int(kept) if isinstance(kept, Integral) else kept for kept in self.channels)
+            object.__setattr__(self, "channels", tuple(plain))
+
     @staticmethod
     def of(channels: Mapping[str, int]) -> Widths:
         """Widths from a mapping of group names to channels, in its order."""
@@ -83,7 +89,7 @@ class Widths(Mapping[str, int]):
             WidthError: A value is not a whole number.
         """
         for name, kept in value.items():
-            if not isinstance(kept, int) or isinstance(kept, bool):
+            if not isinstance(kept, Integral) or isinstance(kept, bool):
                 raise WidthError(f"widths: group {name!r} has {kept!r}, expected a whole number of channels")
         return Widths.of(value)
 
@@ -227,12 +233,7 @@ class WidthSpace:
         Raises:
             WidthError: ``ratio`` lies outside ``[min_ratio, max_ratio]``.
         """
-        if not isinstance(ratio, int | float) or not self.min_ratio - 1e-9 <= ratio <= self.max_ratio + 1e-9:
-            raise WidthError(
-                f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]; "
-                "convert the network with another min_ratio or max_ratio to reach it"
-            )
-        return self._at_ratios([ratio] * len(self), follow=True)
+        return self._at_ratios([self._inside(ratio)] * len(self), follow=True)
 
     def at_ratios(self, ratios: Sequence[float]) -> Widths:
         """One ratio for each of the ``len(space)`` independent widths, rounded to the divisors.
@@ -242,10 +243,7 @@ class WidthSpace:
         """
         if len(ratios) != len(self):
             raise WidthError(f"expected {len(self)} ratios, one for each independent width, got {len(ratios)}")
-        for ratio in ratios:
-            if not self.min_ratio - 1e-9 <= ratio <= self.max_ratio + 1e-9:
-                raise WidthError(f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]")
-        return self._at_ratios(ratios, follow=False)
+        return self._at_ratios(map(self._inside, ratios), follow=False)
 
     def led(self, channels: Sequence[int]) -> Widths:
         """One choice of the leading group's for each of the ``len(space)`` independent widths.
@@ -332,12 +330,17 @@ class WidthSpace:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> WidthSpace:
         """The inverse of :meth:`to_json`."""
-        groups = []
-        for entry in value["groups"]:
-            follows = entry.get("follows")
-            groups.append(WidthGroup(**{**entry, "follows": (follows[0], follows[1]) if follows else None}))
-        ties = tuple(tuple(tie) for tie in value["ties"])
-        return WidthSpace(tuple(groups), value["min_ratio"], value["max_ratio"], ties)
+        entries = ({**entry, "follows": tuple(entry.get("follows") or ()) or None} for entry in value["groups"])
+        groups = tuple(WidthGroup(**entry) for entry in entries)
+        return WidthSpace(groups, value["min_ratio"], value["max_ratio"], tuple(map(tuple, value["ties"])))
+
+    def _inside(self, ratio: float) -> float:
+        if not isinstance(ratio, Real) or not self.min_ratio - 1e-9 <= ratio <= self.max_ratio + 1e-9:
+            raise WidthError(
+                f"a width ratio of {ratio} lies outside [{self.min_ratio}, {self.max_ratio}]; "
+                "convert the network with another min_ratio or max_ratio to reach it"
+            )
+        return float(ratio)
 
     def _at_ratios(self, ratios: Iterable[float], *, follow: bool) -> Widths:
         widths = self.led([leader.at(ratio) for (leader, *_), ratio in zip(self.dimensions, ratios, strict=True)])
@@ -383,7 +386,7 @@ def _tied(leader: WidthGroup, kept: int, group: WidthGroup) -> int:
 
 
 def _check_choice(group: WidthGroup, kept: int) -> None:
-    if kept not in group.choices or not isinstance(kept, int):
+    if kept not in group.choices or not isinstance(kept, Integral):
         raise WidthError(
             f"group {group.name!r} cannot keep {kept} channels; it takes {_listed(group.choices)}; "
             f"the nearest is {group.snap(kept)}"

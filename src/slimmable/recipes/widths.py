@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def parse_ratios(value: str | float | Sequence[float]) -> tuple[float, ...]:
     >>> parse_ratios("0.3,1")
     (0.3, 1.0)
     """
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Real):
         ratios: tuple[float, ...] = (float(value),)
     elif not isinstance(value, str):
         ratios = tuple(float(ratio) for ratio in value)

@@ -3,7 +3,9 @@
 import copy
 import inspect
 from random import Random
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -83,6 +85,21 @@ def test_ratios_and_divisor_set_the_range_of_every_group():
     assert [group.choices for group in net.space.groups] == [tuple(range(16, 33, 4)), tuple(range(32, 65, 4))]
     assert len(net.space) == 2
     assert [group.name for group in net.space.groups] == ["0", "3"]
+
+
+def test_options_may_be_numbers_of_numpy(tmp_path):
+    half = np.float32(0.5)
+    options: dict[str, Any] = {
+        "min_ratio": half,
+        "max_ratio": np.int64(1),
+        "divisor": np.int32(4),
+        "switches": [np.float32(1), half],
+    }
+    net = slimmable.convert(network(), IMAGES, **options)
+    assert net.space == slimmable.convert(network(), IMAGES, min_ratio=0.5, divisor=4).space
+    assert net.switches == (net.space.largest, net.space.smallest)
+    slimmable.save(net, tmp_path / "net")
+    assert slimmable.load(tmp_path / "net").switches == net.switches
 
 
 def test_excluded_layers_keep_their_width_and_the_report_says_so():

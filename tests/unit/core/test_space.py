@@ -4,8 +4,10 @@ import copy
 import itertools
 import json
 import pickle
+from fractions import Fraction
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +161,30 @@ def test_a_space_that_makes_no_sense_is_refused(build, message):
 def test_widths_that_do_not_fit_are_refused_with_the_nearest_that_do(channels, message):
     with pytest.raises(WidthError, match=message):
         space(group("a"), group("b")).widths(channels)
+
+
+def test_numbers_of_numpy_are_taken_for_what_they_are():
+    found = space(group("a"), group("b"))
+    half = found.uniform(0.5)
+    for kept in (np.int64(16), np.uint8(16)):
+        each = [
+            found.widths({"a": kept, "b": kept}),
+            found.widths(np.array([kept, kept])),  # pyright: ignore[reportArgumentType]
+            found.led([kept, kept]),
+            Widths.of({"a": kept, "b": kept}),
+            Widths.from_json({"a": kept, "b": kept}),
+            Widths(("a", "b"), (kept, kept)),
+        ]
+        for widths in each:
+            found.check(widths)
+            assert widths == half
+            assert json.dumps(widths.to_json()) == '{"a": 16, "b": 16}'
+    for ratio in (np.float32(0.5), np.float16(0.5), Fraction(1, 2)):
+        assert found.uniform(ratio) == found.at_ratios([ratio, ratio]) == half  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WidthError, match=r"cannot keep 16\.0 channels"):
+        found.widths([np.float64(16), 16])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WidthError, match=r"ratio of 1\.5 lies outside"):
+        found.at_ratios([0.5, np.float32(1.5)])  # pyright: ignore[reportArgumentType]
 
 
 def test_what_is_no_widths_or_of_another_space_is_refused():

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from slimmable.core.space import WidthGroup, WidthSpace
@@ -28,6 +29,7 @@ def space():
         (".5:.5:.1,1.", (0.5, 1.0)),
         ((1, 0.5), (1.0, 0.5)),
         (0.5, (0.5,)),
+        (np.float32(0.5), (0.5,)),
     ],
 )
 def test_ratios(written, expected):
