@@ -111,13 +111,18 @@ class Program(Part):
         self._no_training = ""
         self._parts: dict[str, nn.Module] = {}
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any, **named: Any) -> Any:
         """What the network returns, nested as it did.
 
         Raises:
-            DataError: Inputs of other shapes than the example's, but for the batch size.
+            DataError: Inputs of other shapes than the example's, but for the batch size; or inputs by name.
             CheckpointError: The file holds no graph for training.
         """
+        if named:
+            raise DataError(
+                f"a network that was read from its file takes its inputs by position, in the order of the conversion's "
+                f"example; got {', '.join(named)} by name: call net(x) instead of net(x=x)"
+            )
         code = self._evaluation
         if self.training and self._no_training:
             raise CheckpointError(

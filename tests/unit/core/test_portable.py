@@ -125,6 +125,13 @@ def widths_of(net: SlimmableModel) -> list[slimmable.Widths]:
     return known or [net.space.largest, net.space.uniform(0.5), net.space.smallest]
 
 
+def test_inputs_by_name_are_refused_by_a_network_from_its_file(tmp_path):
+    net, path, inputs = saved("several", tmp_path)
+    net(x=inputs[0], others=inputs[1])
+    with pytest.raises(DataError, match=r"takes its inputs by position.*; got others by name"):
+        slimmable.load(path)(inputs[0], others=inputs[1])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_network_from_its_file_is_the_network(name, tmp_path):
     net, path, inputs = saved(name, tmp_path)
