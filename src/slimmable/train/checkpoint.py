@@ -108,7 +108,7 @@ def load_checkpoint(state: RunState, path: str | Path, *, settings: TrainSetting
     restore_network(state.net, _under("network.", tensors), metadata["network"])
     _restore_optimizer(state.optimizer, unpack(metadata["optimizer"], tensors))
     if state.average is not None:
-        state.average.restore(_under("average.", tensors), steps=metadata["average_steps"])
+        state.average.restore(state.net, _under("average.", tensors), steps=metadata["average_steps"])
     state.progress.epoch = metadata["epoch"]
     state.progress.step = metadata["step"]
     state.progress.history[:] = metadata["history"]
@@ -147,7 +147,7 @@ def load_trained(net: SlimmableModel, path: str | Path) -> None:
     restore_network(net, _under("network.", tensors), metadata["network"])
     if metadata["average_steps"] is not None:
         average = MovingAverage(net, decay=0.0)
-        average.restore(_under("average.", tensors), steps=metadata["average_steps"])
+        average.restore(net, _under("average.", tensors), steps=metadata["average_steps"])
         average.copy_to(net)
 
 

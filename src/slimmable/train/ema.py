@@ -64,19 +64,19 @@ class MovingAverage:
                 for name, tensor in _state(net):
                     tensor.copy_(own[name])
 
-    def restore(self, tensors: Mapping[str, Tensor], *, steps: int) -> None:
-        """Continue from stored tensors.
+    def restore(self, net: nn.Module, tensors: Mapping[str, Tensor], *, steps: int) -> None:
+        """Continue from stored tensors of ``net``, which may have got other buffers since the average began.
 
         Raises:
             CheckpointError: The names are not this network's.
         """
-        if set(tensors) != set(self.tensors):
-            names = ", ".join(sorted(set(tensors) ^ set(self.tensors))[:3])
+        own = dict(_state(net))
+        if set(tensors) != set(own):
+            names = ", ".join(sorted(set(tensors) ^ set(own))[:3])
             raise CheckpointError(
                 f"the averaged weights in the checkpoint are of another network; they differ in {names}"
             )
-        for name, tensor in tensors.items():
-            self.tensors[name].copy_(tensor)
+        self.tensors = {name: torch.empty_like(tensor).copy_(tensors[name]) for name, tensor in own.items()}
         self.steps = steps
 
 

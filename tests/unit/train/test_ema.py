@@ -1,11 +1,16 @@
 """The moving average against its definition."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
+from slimmable import calibrate
 from slimmable.errors import CheckpointError
-from slimmable.train import MovingAverage
+from slimmable.train import MovingAverage, TrainSettings
+from tests.unit.train.test_loop import Watcher, same, state, train
+from tests.unit.train.toy import ToyTask, toy_net
 
 
 @pytest.fixture
@@ -56,4 +61,24 @@ def test_the_net_has_the_average_inside_the_block_only(net):
 def test_another_network_s_average_is_refused(net):
     average = MovingAverage(net, decay=0.5)
     with pytest.raises(CheckpointError, match="another network"):
-        average.restore({"0.weight": torch.zeros(2, 3)}, steps=1)
+        average.restore(net, {"0.weight": torch.zeros(2, 3)}, steps=1)
+
+
+def test_an_averaged_run_of_a_network_that_was_calibrated_before_is_resumed_to_the_bit(tmp_path):
+    settings = TrainSettings(epochs=3, lr=0.05, ema_decay=0.9)
+
+    def calibrated():
+        net = toy_net()
+        calibrate(net, ToyTask().calibration_batches(samples=36, seed=0), [net.space.uniform(0.75)])
+        return net
+
+    whole = calibrated()
+    train(whole, settings=settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(calibrated(), settings=settings, folder=tmp_path, observers=[Watcher(at=4)])
+
+    for fresh in (toy_net(seed=3), calibrated()):
+        copied = tmp_path / str(len(fresh.stored))
+        shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("[0-9]"))
+        train(fresh, settings=settings, folder=copied, resume=True)
+        assert same(state(fresh), state(whole))
