@@ -1,14 +1,21 @@
 """One training step: several widths, one batch, one gradient."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from numbers import Number
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from slimmable.core.model import SlimmableModel
 from slimmable.core.space import Widths
+from slimmable.errors import TrainingError
 from slimmable.measure.prefix import SharedPrefix, in_prefix_order
 from slimmable.train.task import Batch, Outputs, Task
 
@@ -49,6 +56,9 @@ def train_step(
     Returns:
         The losses in the order of ``widths_list``: scalars, detached, still on the device.
 
+    Raises:
+        TrainingError: The outputs hold objects that distillation cannot cut off from the graph.
+
     Cost:
         One forward and one backward pass per width; memory of the widest alone.
 
@@ -67,7 +77,7 @@ def train_step(
                         loss = task.distillation_loss(outputs, target, batch)
                     else:
                         loss = task.loss(outputs, batch)
-                if distill and index == 0:
+                if distill and index == 0 and len(widths_list) > 1:
                     target = detached(outputs)
                 loss.backward()
                 commit()
@@ -129,20 +139,42 @@ def _dropout(net: SlimmableModel, *, active: bool) -> Iterator[None]:
 def detached(outputs: Outputs) -> Outputs:
     """The same structure with every tensor cut off from the graph.
 
-    Tuples (named ones too), lists and mappings are rebuilt; anything else is passed on.
+    Structures are what ``torch.utils._pytree`` knows (tuples, named ones too, lists, mappings, outputs of transformers,
+    what users register), other mappings that can be copied, and dataclasses.
+
+    Raises:
+        TrainingError: An object of another type, which may hold tensors.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
         >>> detached({"boxes": [x * 2], "count": 3})
         {'boxes': [tensor([2., 2.])], 'count': 3}
     """
-    if isinstance(outputs, Tensor):
-        return outputs.detach()
-    if isinstance(outputs, Mapping):
-        return {key: detached(value) for key, value in outputs.items()}
-    if isinstance(outputs, tuple):
-        make = getattr(type(outputs), "_make", tuple)  # named tuples bring their own constructor from an iterable
-        return make(detached(value) for value in outputs)
-    if isinstance(outputs, list):
-        return [detached(value) for value in outputs]
-    return outputs
+    return tree_map(_detached_leaf, outputs)
+
+
+_PLAIN = (type(None), str, bytes, Number, Enum, torch.Size, torch.dtype, torch.device, np.ndarray, np.generic)
+"""Values that hold no tensor."""
+
+
+def _detached_leaf(value: Any) -> Any:
+    """A tensor without its graph, or an object that only we take apart."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, MutableMapping):
+        found = copy.copy(value)
+        for key, each in value.items():
+            found[key] = detached(each)
+        return found
+    if is_dataclass(value) and not isinstance(value, type):
+        found = copy.copy(value)
+        for each in fields(value):
+            object.__setattr__(found, each.name, detached(getattr(value, each.name)))  # frozen ones refuse setattr
+        return found
+    raise TrainingError(
+        f"outputs hold a {type(value).__module__}.{type(value).__qualname__}, whose tensors distillation cannot cut "
+        "off from the graph; expected tensors in tuples, lists, mappings or dataclasses: return one of these from the "
+        "task's forward, register the type with torch.utils._pytree.register_pytree_node, or turn distillation off"
+    )

@@ -14,7 +14,7 @@ Batch: TypeAlias = Any
 """One step's data. Only the task that made a batch looks inside."""
 
 Outputs: TypeAlias = Any
-"""What a network returns: a tensor, or tensors in (nested) tuples, lists and mappings."""
+"""What a network returns: a tensor, or tensors in (nested) tuples, lists, mappings and dataclasses."""
 
 
 class Batches(Protocol):

@@ -1,12 +1,14 @@
 """One step adds up the gradients of its widths, and only the students learn from the teacher."""
 
-from collections import namedtuple
+from collections import UserDict, namedtuple
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import slimmable
+from slimmable.errors import TrainingError
 from slimmable.train import batch_losses, train_step
 from slimmable.train.step import detached
 from tests.unit.train.toy import ToyTask, samples, toy_net
@@ -144,6 +146,91 @@ def test_outputs_of_any_structure_are_cut_off_from_the_graph():
     assert not found["boxes"].scores[0].requires_grad
     assert found["boxes"].scores[1] == 3
     assert found["none"] is None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Outputs as people write them."""
+
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...] = ()
+    count: int = field(default=3, init=False)
+
+
+class Looked(UserDict):
+    """A mapping that pytrees do not know."""
+
+
+def model_output(**tensors):
+    return pytest.importorskip("transformers.modeling_outputs").ImageClassifierOutput(**tensors)
+
+
+STRUCTURES = {
+    "dataclass": (lambda y: Found(logits=y, hidden=(y,)), lambda o: o.logits),
+    "model output": (lambda y: model_output(logits=y), lambda o: o.logits),
+    "mapping": (lambda y: Looked(logits=y), lambda o: o["logits"]),
+    "named tuple": (lambda y: y.topk(3), lambda o: o.values),
+    "nested": (lambda y: {"a": [Found(logits=y)], "b": (None, "name", 2.5)}, lambda o: o["a"][0].logits),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_student_learns_from_a_teacher_of_its_own_structure(net, batch, name):
+    build, logits_of = STRUCTURES[name]
+
+    class Structured(ToyTask):
+        def forward(self, net, batch):
+            return build(super().forward(net, batch))
+
+        def loss(self, outputs, batch):
+            return super().loss(logits_of(outputs), batch)
+
+        def distillation_loss(self, outputs, target, batch):
+            assert type(target) is type(outputs)
+            assert not logits_of(target).requires_grad
+            return super().distillation_loss(logits_of(outputs), logits_of(target), batch)
+
+    class Plain(Structured):
+        def forward(self, net, batch):
+            return logits_of(super().forward(net, batch))
+
+        def loss(self, outputs, batch):
+            return ToyTask.loss(self, outputs, batch)
+
+        def distillation_loss(self, outputs, target, batch):
+            return ToyTask.distillation_loss(self, outputs, target, batch)
+
+    widths_list = [net.space.largest, net.space.smallest]
+    losses = train_step(net, batch, task=Structured(), widths_list=widths_list, distill=True)
+    found = {name: gradient.clone() for name, gradient in gradients(net).items()}
+    net.zero_grad()
+
+    assert losses == train_step(net, batch, task=Plain(), widths_list=widths_list, distill=True)
+    assert all(torch.equal(gradient, found[name]) for name, gradient in gradients(net).items())
+
+
+def test_the_outputs_themselves_keep_their_graph():
+    y = torch.ones(2, requires_grad=True) * 2
+    given = Found(logits=y, hidden=(y,))
+    found = detached(given)
+    assert (type(found), found.count) == (Found, 3)
+    assert given.logits.requires_grad
+    assert given.hidden[0].requires_grad
+    assert not found.hidden[0].requires_grad
+
+
+def test_outputs_that_cannot_be_cut_off_are_named(net, batch):
+    class Drawing(ToyTask):
+        def forward(self, net, batch):
+            return torch.distributions.Categorical(logits=super().forward(net, batch))
+
+        def loss(self, outputs, batch):
+            return super().loss(outputs.logits, batch)
+
+    with pytest.raises(TrainingError, match=r"outputs hold a torch\.distributions\.categorical\.Categorical"):
+        train_step(net, batch, task=Drawing(), widths_list=[net.space.largest, net.space.smallest], distill=True)
+    train_step(net, batch, task=Drawing(), widths_list=[net.space.largest, net.space.smallest], distill=False)
+    train_step(net, batch, task=Drawing(), widths_list=[net.space.largest], distill=True)
 
 
 def test_dropout_at_the_widest_only_is_none_at_the_others(batch):
