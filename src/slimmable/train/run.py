@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from torch import nn
 
 from slimmable.core.model import SlimmableModel
 from slimmable.errors import DataError, RecipeError, TrainingError
@@ -48,7 +49,13 @@ class Run:
         settings: TrainSettings,
         device: torch.device | str | None,
     ) -> Self:
-        """A run that has not begun: the network moved to its device and memory format, a new optimizer."""
+        """A run that has not begun: the network moved to its device and memory format, a new optimizer.
+
+        Raises:
+            TrainingError: An embedding asks for sparse gradients.
+            RecipeError: Settings that do not suit the network.
+        """
+        _require_dense_gradients(net)
         place = torch.device(device) if device is not None else next(net.parameters()).device
         net.to(place)
         if _wants_channels_last(net, settings, place):
@@ -63,6 +70,22 @@ class Run:
             progress=Progress(),
         )
         return cls(task=task.to(place), settings=settings, state=state, device=place)
+
+
+def _require_dense_gradients(net: SlimmableModel) -> None:
+    """Pass if no trained embedding asks for sparse gradients: those of several widths are added up in place."""
+    parameters, modules = dict(net.model.named_parameters(remove_duplicate=False)), dict(net.model.named_modules())
+    trace = net.analysis.trace
+    for call in trace.calls:
+        if "embedding" not in call.name or not call.values.get("sparse"):
+            continue
+        weight, module = parameters.get(trace.parameters.get(call.values["weight"], "")), modules.get(call.module)
+        turned_off = isinstance(module, nn.Embedding | nn.EmbeddingBag) and not module.sparse
+        if weight is not None and weight.requires_grad and not turned_off:
+            raise TrainingError(
+                f"embedding {call.module!r} has sparse=True; expected dense gradients, in which several widths "
+                "are added up: set sparse=False in that layer before the conversion, or freeze its weight"
+            )
 
 
 def load_or_refuse(run: Run, home: Path | None, *, resume: bool) -> None:
