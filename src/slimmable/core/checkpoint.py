@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from slimmable.core.extra_states import extra_states, is_extra, require_extra_states, take_extra_states
 from slimmable.core.norms import blank_tensors
 from slimmable.core.portable import Portable
 from slimmable.core.space import WidthSpace
@@ -29,6 +30,7 @@ VERSION = 2
 """1 had neither structure nor graph."""
 
 _EXTRA = "_extra_state"
+_STATES = "extra_states"
 _GRAPH = "portable.graph"
 _CONSTANT = "portable.constant."
 _TRANSIENT = "portable.buffer."
@@ -40,6 +42,7 @@ def save_network(net: SlimmableModel, path: str | Path) -> None:
     With the graph the file runs without the network's code (:func:`load`). The file appears whole or not at all.
 
     Raises:
+        CheckpointError: A module's extra state cannot be written.
         OSError: The file cannot be written.
     """
     structure, portable = structure_of(net), net.origin.portable()
@@ -239,19 +242,28 @@ def _read(path: str | Path) -> _File:
 
 
 def network_tensors(net: SlimmableModel) -> dict[str, Tensor]:
-    """Every tensor of a network by name, tied ones once."""
-    tensors: dict[str, Tensor] = {}
+    """Every tensor of a network by name, tied ones once; and tensors that are extra states.
+
+    Raises:
+        CheckpointError: A module's extra state cannot be written.
+    """
+    tensors = {name: value for name, value in extra_states(net).items() if isinstance(value, Tensor)}
     seen: set[int] = set()
     for name, value in net.state_dict().items():
-        if isinstance(value, Tensor) and not (value.numel() and value.data_ptr() in seen):
+        if isinstance(value, Tensor) and not is_extra(name) and not (value.numel() and value.data_ptr() in seen):
             seen.add(value.data_ptr())
             tensors[name] = value
     return tensors
 
 
 def network_metadata(net: SlimmableModel) -> dict[str, Any]:
-    """What a checkpoint must say besides the tensors: the space and the batch-norm tables."""
-    return json.loads(net.get_extra_state())
+    """What a checkpoint must say besides the tensors: the space, the batch-norm tables and extra states.
+
+    Raises:
+        CheckpointError: A module's extra state cannot be written.
+    """
+    states = {name: value for name, value in extra_states(net).items() if not isinstance(value, Tensor)}
+    return json.loads(net.get_extra_state()) | ({_STATES: states} if states else {})
 
 
 def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -262,6 +274,9 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
     """
     try:
         check_description(net, metadata)
+        states = {**metadata.get(_STATES, {}), **{name: each for name, each in tensors.items() if is_extra(name)}}
+        tensors = {name: each for name, each in tensors.items() if name not in states}
+        require_extra_states(net, states)
         expected = _expected_tensors(net, metadata)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint's description of its network is damaged: {error!r}") from error
@@ -276,7 +291,7 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
     unknown = [name for name in tensors if name not in expected]
     if unknown:
         raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r} that this network does not have")
-    state: Any = OrderedDict(tensors)
+    state: Any = OrderedDict(tensors | take_extra_states(net, states))
     state._metadata = net.state_dict()._metadata  # pyright: ignore[reportAttributeAccessIssue]  layers' format versions
     state[_EXTRA] = json.dumps(dict(metadata))
     full = net.state_dict(keep_vars=True)
@@ -295,7 +310,8 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
 
 def _expected_tensors(net: SlimmableModel, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
     """What a checkpoint must hold: the network's own tensors, and those of the tables that the checkpoint lists."""
-    expected = {name: tensor for name, tensor in network_tensors(net).items() if not name.startswith("tables.")}
+    ours = network_tensors(net).items()
+    expected = {name: tensor for name, tensor in ours if not name.startswith("tables.") and not is_extra(name)}
     like = torch.empty(0, device="meta")
     for place, entry in enumerate(metadata["tables"]):
         widths = net.space.widths(entry["widths"])

@@ -19,6 +19,8 @@ _MAXIMUM_BYTES = 1 << 28
 class Portable:
     """A network's graph as compressed JSON, and the constant tensors it reads; or the reason why there is none.
 
+    ``extra`` are extra states of modules whose code is not here, kept for the next file.
+
     >>> Portable(graph=packed({"calls": []})).reason is None
     True
     """
@@ -26,6 +28,7 @@ class Portable:
     graph: bytes = b""
     constants: dict[str, Tensor] = field(default_factory=dict)
     reason: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def portable(self) -> Portable:
         """Itself: what was read from a file is written as it was."""

@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
+from slimmable.core.checkpoint import network_metadata
 from slimmable.core.model import SlimmableModel
 from slimmable.errors import DataError, RecipeError, TrainingError
 from slimmable.record import Json, RunRecord, Status, environment, jsonable
@@ -94,12 +95,13 @@ def load_or_refuse(run: Run, home: Path | None, *, resume: bool) -> None:
     Raises:
         TrainingError: There is one and ``resume`` does not allow it.
         RecipeError: ``resume`` without a folder.
-        CheckpointError: The one there was another run.
+        CheckpointError: The one there was another run, or the network cannot be written.
     """
     if home is None:
         if resume:
             raise RecipeError("fit(resume=True) has no folder to resume from; pass folder=")
         return
+    network_metadata(run.state.net)  # what cannot be written is refused now, not after an epoch
     path = home / CHECKPOINT
     if not path.exists():
         return
