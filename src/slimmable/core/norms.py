@@ -82,7 +82,7 @@ class NormTable(nn.Module):
         self.widths = widths
         self.kind: Kind = kind
         self.version: int | None = None
-        self._known = given
+        self.known = given
         for name, tensor in tensors.items():
             if name.startswith(("mean_", "var_", "count_")):
                 self.register_buffer(name, tensor)
@@ -92,10 +92,10 @@ class NormTable(nn.Module):
     @property
     def ready(self) -> bool:
         """Whether the statistics say anything: given with the network, measured, or followed for a batch at least."""
-        if not self._known:
+        if not self.known:
             counts = [buffer for name, buffer in self.named_buffers() if name.startswith("count_")]
-            self._known = self.kind == "calibrated" or bool(torch.stack(counts).any())
-        return self._known
+            self.known = self.kind == "calibrated" or bool(torch.stack(counts).any())
+        return self.known
 
     def value(self, layer: int, name: str) -> Tensor | None:
         """``mean``, ``var``, ``count``, ``weight`` or ``bias`` of a layer; None if the table does not hold it."""

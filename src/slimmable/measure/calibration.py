@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from slimmable.core.model import SlimmableModel
+from slimmable.core.norms import NormTable
 from slimmable.core.space import Widths
 from slimmable.errors import CalibrationError, WidthError
 
@@ -35,8 +38,9 @@ def calibrate(
 
     the exact moments of all activations at once, whatever the batch sizes. (Each batch is normalised by its own
     moments on its way through the network, as in training; shuffled batches of 64 or more are best.) Statistics are
-    kept by ``Widths`` and saved with the network. Everything else of ``net`` comes back as it was, also after an
-    error. A network without batch norm needs none of this: the call does nothing.
+    kept by ``Widths`` and saved with the network. Everything else of ``net`` comes back as it was; after an error or
+    an interrupt all of it, so that statistics that were out of date still are. A network without batch norm needs none
+    of this: the call does nothing.
 
     Args:
         net: A converted network, on any device.
@@ -47,8 +51,9 @@ def calibrate(
         momentum: Weight of the newest batch in a moving average.
 
     Raises:
-        CalibrationError: ``batches`` is empty or holds more than inputs, an activation is not finite, or the network
-            shares its statistics naively.
+        CalibrationError: ``batches`` or one of them is empty, or holds more than inputs; an activation is not finite;
+            a layer gives other tensors than its buffers to ``batch_norm``; or the network shares its statistics
+            naively.
         WidthError: A width does not belong to the space, or is no switch of a network that has switches.
 
     Cost:
@@ -83,21 +88,23 @@ def calibrate(
             "this network shares one set of statistics among all widths (batch_norm='naive'); convert it without"
         )
     device = next(net.parameters()).device
-    moments = {widths: [_Moments(_pooled(layer.module)) for layer in net.norm_layers] for widths in wanted}
-    with torch.no_grad(), _measuring(net, wanted) as run:
-        seen = 0
-        for batch in batches:
-            arguments = tuple(_moved(part, device) for part in (batch if isinstance(batch, list | tuple) else (batch,)))
+    moments = {widths: [_Moments() for _ in net.norm_layers] for widths in wanted}
+    with torch.inference_mode(False), torch.no_grad():
+        with _measuring(net, wanted) as run:
+            seen = 0
+            for batch in batches:
+                parts = batch if isinstance(batch, list | tuple) else (batch,)
+                arguments = tuple(_moved(part, device) for part in parts)
+                if seen == 0:
+                    _require_inputs(net, arguments)
+                _require_samples(arguments, seen)
+                for widths in wanted:
+                    run(widths, arguments, moments[widths], None if method == "exact" else momentum)
+                seen += 1
             if seen == 0:
-                _require_inputs(net, arguments)
+                raise CalibrationError("calibrate got no batches; it needs one or two thousand training samples")
             for widths in wanted:
-                run(widths, arguments, moments[widths], None if method == "exact" else momentum)
-            seen += 1
-        if seen == 0:
-            raise CalibrationError("calibrate got no batches; it needs one or two thousand training samples")
-        for widths in wanted:
-            _require_finite(net, widths, moments[widths])
-    with torch.no_grad():
+                _require_finite(net, widths, moments[widths])
         for widths in wanted:
             _store(net, widths, moments[widths])
 
@@ -112,20 +119,36 @@ def _require_inputs(net: SlimmableModel, arguments: tuple[Any, ...]) -> None:
         ) from error
 
 
+def _require_samples(arguments: tuple[Any, ...], place: int) -> None:
+    for argument in arguments:
+        if isinstance(argument, Tensor) and argument.shape[:1] == (0,):
+            raise CalibrationError(
+                f"batch {place} is empty: an input has shape {tuple(argument.shape)}; expected one sample at least in "
+                "every batch, so leave empty ones out"
+            )
+
+
 class _Moments:
     """Mean and variance of one layer's inputs, gathered batch by batch in double precision."""
 
-    def __init__(self, pooled: bool) -> None:
-        self.pooled = pooled
+    def __init__(self) -> None:
         self.values = 0.0
         self.batches = 0
         self.mean = torch.zeros(())
         self.variance = torch.zeros(())
 
-    def add(self, count: float, mean: Tensor, variance: Tensor, momentum: float | None) -> None:
-        """Take in a batch: values per channel, mean, unbiased variance."""
+    def add(self, count: float, mean: Tensor, variance: Tensor, *, pooled: bool, momentum: float | None) -> None:
+        """Take in a batch.
+
+        Args:
+            count: Values per channel.
+            mean: Their mean.
+            variance: Their unbiased variance.
+            pooled: Whether these are moments of all values (batch norm), or averages over samples (instance norm).
+            momentum: Weight of this batch in a moving average; None for exact moments.
+        """
         mean, variance = (moment.to(torch.float64, copy=True) for moment in (mean, variance))  # buffers move on
-        if momentum is None and self.pooled:
+        if momentum is None and pooled:
             variance = variance * ((count - 1) / count)
         if self.batches == 0:
             self.mean, self.variance = mean, variance
@@ -135,92 +158,119 @@ class _Moments:
         else:
             share = count / (self.values + count)
             apart = mean - self.mean
-            spread = share * (1 - share) * apart.square() if self.pooled else 0.0
+            spread = share * (1 - share) * apart.square() if pooled else 0.0
             self.mean = self.mean + share * apart
             self.variance = (1 - share) * self.variance + share * variance + spread
         self.values += count
         self.batches += 1
 
 
-def _pooled(module: nn.Module) -> bool:
-    """Whether a layer's moments are those of all values (batch norm) or averages over samples (instance norm)."""
-    return not isinstance(module, nn.modules.instancenorm._InstanceNorm)
+_FUNCTION = ("input", "running_mean", "running_var", "weight", "bias")
+_OPERATOR = ("input", "weight", "bias", "running_mean", "running_var")
+_BATCH, _INSTANCE = ("training", "momentum", "eps"), ("use_input_stats", "momentum", "eps")
+_NORMS: dict[Any, tuple[str, ...]] = {
+    F.batch_norm: (*_FUNCTION, *_BATCH),
+    F.instance_norm: (*_FUNCTION, *_INSTANCE),
+    torch.batch_norm: (*_OPERATOR, *_BATCH, "cudnn_enabled"),
+    torch.instance_norm: (*_OPERATOR, *_INSTANCE, "cudnn_enabled"),
+    torch.ops.aten.batch_norm: (*_OPERATOR, *_BATCH, "cudnn_enabled"),
+    torch.ops.aten.batch_norm.default: (*_OPERATOR, *_BATCH, "cudnn_enabled"),
+    torch.ops.aten.instance_norm: (*_OPERATOR, *_INSTANCE, "cudnn_enabled"),
+    torch.ops.aten.instance_norm.default: (*_OPERATOR, *_INSTANCE, "cudnn_enabled"),
+}
+"""Every way to call a normalisation that keeps statistics, with the names of its arguments in their order."""
+
+
+class _Watch(TorchFunctionMode):
+    """A context in which the network's normalisations use, and leave in their buffers, the moments of their input.
+
+    Whichever module calls one, and whatever mode or momentum that module has, they run as in training and with a
+    momentum of 1: a table's buffers then hold the moments of the last batch alone.
+
+    Attributes:
+        strangers: Whether a normalisation was given other statistics than the table's, or another function got these.
+    """
+
+    def __init__(self, table: NormTable, moments: Sequence[_Moments], momentum: float | None) -> None:
+        super().__init__()
+        self.strangers = False
+        self._moments = moments
+        self._momentum = momentum
+        self._layers = {id(table.value(index, "mean")): index for index in range(len(moments))}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's result; moments are gathered on the way."""
+        names = _NORMS.get(func)
+        if names is None:
+            self.strangers |= any(id(each) in self._layers for each in args)
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        mean, x = given.get("running_mean"), given["input"]
+        index = self._layers.get(id(mean))
+        self.strangers |= index is None and mean is not None
+        if mean is None or index is None or x.numel() == 0:
+            return func(*args, **(kwargs or {}))
+        flag = "training" if "training" in names else "use_input_stats"
+        output = func(**(given | {flag: True, "momentum": 1.0}))
+        count, pooled = x.numel() / x.shape[1], flag == "training"
+        self._moments[index].add(count, mean, given["running_var"], pooled=pooled, momentum=self._momentum)
+        return output
 
 
 @contextmanager
 def _measuring(net: SlimmableModel, wanted: Sequence[Widths]) -> Iterator[Callable[..., None]]:
     """Yield a function that runs one batch at one width and gathers its moments.
 
-    Batch norm runs in training mode with a momentum of 1, so that a table's buffers hold the moments of the last batch
-    alone. Afterwards all is as it was, but for new, empty tables; after an error, without them.
+    Afterwards all is as it was, but for new, empty tables; after an error, without them.
     """
-    modules = [layer.module for layer in net.norm_layers]
     modes = [(module, module.training) for module in net.modules()]
-    momenta = [{key: value for key, value in vars(module).items() if key == "momentum"} for module in modules]
     known = {widths: table for widths in net.stored if (table := net.table(widths)) is not None}
-    before = {
-        widths: {name: buffer.clone() for name, buffer in known[widths].named_buffers()}
-        for widths in wanted
-        if widths in known
-    }
-    now: list[Any] = []
-
-    def gather(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], _output: Any) -> None:
-            moments, table, momentum = now
-            x, mean = inputs[0], table.value(index, "mean")
-            if moments[index].batches == 0 and moments[index].pooled:
-                _require_own_mean(net.norm_layers[index].path, x, mean)
-            moments[index].add(x.numel() / x.shape[1], mean, table.value(index, "var"), momentum)
-
-        return hook
+    tables = [known[widths] for widths in wanted if widths in known]
+    before = [(table, table.version, table.known) for table in tables]
+    values = [(buffer, buffer.clone()) for table in tables for buffer in table.buffers()]
 
     def run(widths: Widths, arguments: tuple[Any, ...], moments: list[_Moments], momentum: float | None) -> None:
-        now[:] = [moments, net.table(widths), momentum]
+        table = net.table(widths)
+        assert table is not None
+        watch = _Watch(table, moments, momentum)
         try:
-            with net.at(widths):
+            with net.at(widths), watch:
                 net(*arguments)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise CalibrationError("a batch gives batch norm one value per channel; use larger batches") from error
+        if watch.strangers:
+            _require_all(net, moments)
 
-    handles = [module.register_forward_hook(gather(i)) for i, module in enumerate(modules)]
     try:
         net.eval()
-        for module in modules:
-            module.train()
-            vars(module)["momentum"] = 1.0
         for widths in wanted:
             table = known.get(widths) or net.new_table(widths)
-            if table.kind == "calibrated":
-                net.stamp(table)
+            net.stamp(table)
+            table.known = True
         yield run
     except BaseException:
         net.drop_tables(keep=known)
         raise
     finally:
-        for handle in handles:
-            handle.remove()
-        for module, momentum in zip(modules, momenta, strict=True):
-            vars(module).pop("momentum", None)
-            vars(module).update(momentum)
         for module, mode in modes:
             module.training = mode
         net.tables.train(net.training)
-        for widths, buffers in before.items():
-            for name, buffer in known[widths].named_buffers():
-                buffer.copy_(buffers[name])
+        for table, version, ready in before:
+            table.version, table.known = version, ready
+        for buffer, value in values:
+            buffer.copy_(value)
 
 
-def _require_own_mean(path: str, x: Tensor, found: Tensor) -> None:
-    """Pass if a layer left the mean of this batch alone in its buffer."""
-    mean = x.transpose(0, 1).flatten(1).mean(1)
-    if not torch.allclose(found.to(mean.dtype), mean, rtol=1e-2, atol=1e-2 * float(x.std()) + 1e-12, equal_nan=True):
-        raise CalibrationError(
-            f"layer {path!r} does not follow its attribute 'momentum', by which its statistics are measured; "
-            "let its forward pass self.momentum to batch_norm, or use PyTorch's own layer"
-        )
+def _require_all(net: SlimmableModel, moments: Sequence[_Moments]) -> None:
+    """Pass if all layers were measured: something else was done with their buffers, or they are none of these."""
+    for layer, found in zip(net.norm_layers, moments, strict=True):
+        if found.batches == 0:
+            raise CalibrationError(
+                f"layer {layer.path!r} does not give its buffers {layer.mean!r} and {layer.variance!r} to batch_norm, "
+                "and nothing else tells its statistics; pass them as they are, or use PyTorch's own layer"
+            )
 
 
 def _require_finite(net: SlimmableModel, widths: Widths, moments: Sequence[_Moments]) -> None:
@@ -243,6 +293,7 @@ def _store(net: SlimmableModel, widths: Widths, moments: Sequence[_Moments]) -> 
         buffers[f"var_{i}"].copy_(found.variance)
         buffers[f"count_{i}"].fill_(found.batches)
     net.stamp(table)
+    table.known = True
 
 
 def _moved(value: Any, device: torch.device) -> Any:

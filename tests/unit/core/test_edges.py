@@ -192,14 +192,16 @@ def test_weights_changed_by_a_fused_optimizer_in_evaluation_are_seen_without_gra
         torch.testing.assert_close(net.extract(widths)(images()), after)
 
 
-def test_a_norm_that_ignores_its_momentum_is_named():
+def test_a_norm_that_ignores_its_momentum_is_measured_all_the_same():
     class Stubborn(nn.BatchNorm2d):
         def forward(self, x):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1)
 
     net = slimmable.convert(nn.Sequential(nn.Conv2d(3, 16, 1), Stubborn(16), nn.Conv2d(16, 2, 1)), images())
-    with pytest.raises(CalibrationError, match="layer '1' does not follow its attribute 'momentum'"):
-        slimmable.calibrate(net, [images() + 5], [net.space.smallest])
+    slimmable.calibrate(net, [images() + 5], [net.space.smallest])
+    with torch.no_grad(), net.at(net.space.smallest):
+        inputs = net.model[0](images() + 5)
+    torch.testing.assert_close(net.table(net.space.smallest).value(0, "mean"), inputs.mean((0, 2, 3)))
 
 
 def test_a_group_with_one_choice_is_fixed_and_said_to_be():

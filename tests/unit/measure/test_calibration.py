@@ -1,11 +1,14 @@
 """Measured statistics are those of all activations at once, and the network comes back as it was."""
 
 import copy
+import functools
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import slimmable
@@ -176,6 +179,10 @@ NAN = torch.full((4, 3, 6, 6), torch.nan)
 REFUSED = {
     "no batches": ([], "got no batches; it needs one or two thousand training samples"),
     "not finite": ([images(), NAN], r"layer 'norm1' met NaN or an infinity at Widths\("),
+    "not finite at once": ([NAN], r"layer 'norm1' met NaN or an infinity at Widths\("),
+    "infinite": ([NAN.nan_to_num(torch.inf), images()], r"layer 'norm1' met NaN or an infinity at Widths\("),
+    "empty": ([images(batch=0)], r"batch 0 is empty: an input has shape \(0, 3, 6, 6\)"),
+    "empty afterwards": ([images(), images(batch=0)], "batch 1 is empty: .* leave empty ones out"),
     "one value": ([images(batch=1)], "one value per channel; use larger batches"),
     "labels too": ([(images(), torch.zeros(4))], "a batch holds 2 values, which the network's forward does not take"),
 }
@@ -201,6 +208,143 @@ def test_an_error_of_the_data_passes_and_leaves_no_trace():
     with pytest.raises(OSError, match="disk on fire"):
         slimmable.calibrate(net, broken(), [net.space.uniform(0.5), net.space.smallest])
     assert_as_before(net, before)
+
+
+@pytest.mark.parametrize("error", [CalibrationError, OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("switches", [None])
+def test_what_was_stale_is_stale_after_an_error(switches, error):
+    net = converted(switches=switches)
+    half, other = net.space.uniform(0.5), net.switches[:1] or (net.space.smallest,)
+    widths_list = [half]
+    slimmable.calibrate(net, batches_of(6, 4), widths_list)
+    net.train()
+    for _ in range(20):
+        with net.at(other[0]):
+            net(images()).square().mean().backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(1.01)
+    stale = [widths for widths in widths_list if widths not in other]
+    before = snapshot(net)
+    assert not {*stale} & {*net.calibrated}
+
+    def broken():
+        yield images()
+        if error is CalibrationError:
+            yield NAN
+        raise error
+
+    with pytest.raises(error):
+        slimmable.calibrate(net, broken(), widths_list)
+    assert_as_before(net, before)
+    for widths in stale:
+        with pytest.raises(CalibrationError, match="weights have changed"), net.at(widths):
+            net.eval()(images())
+    slimmable.calibrate(net, batches_of(6, 4), widths_list)
+    assert {*widths_list} <= {*net.calibrated}
+
+
+def test_statistics_measured_in_inference_mode_can_be_followed_and_measured_again():
+    net, batches = converted(), batches_of(6, 4)
+    widths_list = [net.space.uniform(0.5), net.space.smallest]
+    with torch.inference_mode():
+        slimmable.calibrate(net, batches_of(6, 4), widths_list)
+    expected = {widths: {k: v.clone() for k, v in net.table(widths).state_dict().items()} for widths in widths_list}
+    slimmable.calibrate(net, batches, widths_list)
+    for widths in widths_list:
+        for name, value in net.table(widths).state_dict().items():
+            assert torch.equal(value, expected[widths][name])
+        with net.at(widths):
+            net.train()(images()).sum().backward()
+
+
+class Block(nn.Module):
+    """A convolution and the batch norm behind it in one module, its statistics among the module's own buffers."""
+
+    def __init__(
+        self, channels: int, *, momentum: float | None, call: Callable[..., Tensor] = torch.batch_norm
+    ) -> None:
+        super().__init__()
+        self.conv, self.momentum, self.call = nn.Conv2d(3, channels, 3), momentum, call or torch.batch_norm
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("means", torch.zeros(channels))
+        self.register_buffer("variances", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.momentum is None:
+            return F.batch_norm(x, self.means, self.variances, self.weight, self.bias)
+        return self.call(
+            x, self.weight, self.bias, self.means, self.variances, self.training, self.momentum, 1e-5, False
+        )
+
+
+class Outer(nn.Module):
+    """Calls its batch norm by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(input=self.conv(x))
+
+
+CALLS = {
+    "by keyword": Outer,
+    "among a block's buffers": lambda: Block(16, momentum=0.1),
+    "by the operator": lambda: Block(16, momentum=0.1, call=torch.ops.aten.batch_norm),
+    "never training": lambda: Block(16, momentum=None),
+}
+
+
+@pytest.mark.parametrize("build", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("loaded", [False, True], ids=["", "loaded"])
+def test_a_batch_norm_is_measured_however_it_is_called(build, loaded, tmp_path):
+    net = slimmable.convert(nn.Sequential(build(), nn.ReLU(), nn.Conv2d(16, 2, 1)).eval(), images())
+    with torch.no_grad():
+        net.model[0].conv.bias.add_(3)
+    slimmable.save(net, tmp_path / "net.st")
+    other, half, batches = slimmable.load(tmp_path / "net.st") if loaded else net, net.space.uniform(0.5), batches_of(6)
+    slimmable.calibrate(other, batches, [half])
+    with torch.no_grad(), net.at(half):
+        values = net.model[0].conv(batches[0]).transpose(0, 1).flatten(1)
+    table = other.table(half)
+    torch.testing.assert_close(table.value(0, "mean"), values.mean(1))
+    torch.testing.assert_close(table.value(0, "var"), values.var(1, unbiased=False))
+
+
+def test_a_loaded_network_is_measured_as_that_which_was_saved(tmp_path):
+    net, batches = converted(), batches_of(6, 4)
+    slimmable.save(net, tmp_path / "net.st")
+    loaded = slimmable.load(tmp_path / "net.st")
+    half = net.space.uniform(0.5)
+    for each in (net, loaded):
+        slimmable.calibrate(each, batches, [half])
+    for name, value in net.table(half).state_dict().items():
+        torch.testing.assert_close(loaded.table(half).state_dict()[name], value)
+
+
+def test_instance_norm_that_keeps_statistics_is_measured_by_samples():
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16, track_running_stats=True), nn.Conv2d(16, 2, 1))
+    net = slimmable.convert(plain.eval(), images())
+    half, batches = net.space.uniform(0.5), batches_of(6, 2)
+    slimmable.calibrate(net, batches, [half])
+    with torch.no_grad(), net.at(half):
+        values = net.model[0](torch.cat(batches)).flatten(2)
+    torch.testing.assert_close(net.table(half).value(0, "mean"), values.mean((0, 2)))
+    torch.testing.assert_close(net.table(half).value(0, "var"), values.var(2).mean(0))
+
+
+def test_statistics_that_are_not_the_buffers_themselves_are_named():
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(x, self.running_mean.clone(), self.running_var.clone(), self.weight, self.bias)
+
+    net = converted()
+    net.model.norm1.forward = functools.partial(Doubled.forward, net.model.norm1)
+    with pytest.raises(CalibrationError, match="layer 'norm1' does not give its buffers 'running_mean' and"):
+        slimmable.calibrate(net, batches_of(4), [net.space.smallest])
 
 
 def test_naive_sharing_and_foreign_widths_are_refused():
