@@ -102,6 +102,7 @@ def assemble(
         state.widths = max(switches, key=lambda widths: sum(widths.channels))
     for table in tables:
         net.put_table(table)
+        net.stamp(table)
     net.set(state.widths)
     return net
 
@@ -210,7 +211,8 @@ def _table_kinds(grouping: Grouping, batch_norm: BatchNorm, switches: Sequence[W
     if batch_norm == "private":
         return dict.fromkeys(switches, "private")
     space = grouping.space
-    return dict.fromkeys((space.largest, space.smallest, grouping.space.base), "tracked")
+    kinds: dict[Widths, Kind] = {space.largest: "tracked", space.smallest: "tracked"}
+    return kinds if space.base in kinds else {**kinds, space.base: "calibrated"}
 
 
 def _tables(

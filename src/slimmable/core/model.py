@@ -102,12 +102,8 @@ class SlimmableModel(nn.Module):
     @property
     def calibrated(self) -> tuple[Widths, ...]:
         """Widths that can be evaluated now: their statistics are known and belong to the present weights."""
-        version = self._state.version()
-        return tuple(
-            widths
-            for widths, table in self._state.tables.items()
-            if table.ready and (table.kind != "calibrated" or table.version == version)
-        )
+        state, changes = self._state, self._state.changes()
+        return tuple(widths for widths, table in state.tables.items() if state.is_current(table, changes))
 
     def train(self, mode: bool = True) -> SlimmableModel:
         """Set training or evaluation mode, as of any module."""
@@ -144,7 +140,7 @@ class SlimmableModel(nn.Module):
         if not self.training:
             state.require_current()
         elif torch.is_grad_enabled():
-            state.trained += 1
+            state.follow()
         if torch.is_grad_enabled():
             state.passes += 1
         return self.model(*args, **kwargs)
@@ -153,9 +149,10 @@ class SlimmableModel(nn.Module):
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
-        for widths in self.calibrated:
-            table = copied.table(widths)
-            if table is not None:
+        current = self.calibrated
+        for widths, table in copied._state.tables.items():
+            table.version = None
+            if widths in current or not table.ready:
                 copied.stamp(table)
         return copied
 
@@ -167,7 +164,8 @@ class SlimmableModel(nn.Module):
     def shared_gradients(self) -> AbstractContextManager[Callable[[], None]]:
         """Train several widths on one set of weights without a copy of any (see :mod:`slimmable.core.state`).
 
-        Yields ``commit``, to be called after each width's backward pass::
+        Each use is one step of training: statistics that do not follow it are out of date afterwards. It yields
+        ``commit``, to be called after each width's backward pass::
 
             with net.shared_gradients() as commit:
                 for widths in (net.space.largest, net.space.smallest):
@@ -237,8 +235,8 @@ class SlimmableModel(nn.Module):
         state.drop()
 
     def stamp(self, table: NormTable) -> None:
-        """Note that ``table`` was measured with the present weights."""
-        table.version = self._state.version()
+        """Note that ``table`` belongs to the present weights."""
+        self._state.stamp(table)
 
     @property
     def norm_layers(self) -> tuple[NormLayer, ...]:
@@ -251,9 +249,8 @@ class SlimmableModel(nn.Module):
 
     def get_extra_state(self) -> str:
         """The space and the batch-norm tables, as JSON, for ``state_dict``."""
-        state = self._state
-        version = state.version() if state.norm_layers else 0
-        tables = [table.describe(version) for table in state.tables.values()]
+        current = self.calibrated
+        tables = [table.describe(current=widths in current) for widths, table in self._state.tables.items()]
         return json.dumps({"space": self.space.to_json(), "batch_norm": self.batch_norm, "tables": tables})
 
     def set_extra_state(self, state: str) -> None:
@@ -272,9 +269,9 @@ class SlimmableModel(nn.Module):
             table = before.get(widths)
             if table is None or table.kind != kind:
                 tensors = blank_tensors(own.norm_layers, widths, like, affine=kind == "private")
-                given, fixed = ready and kind != "calibrated", fixed_tensors(own.norm_layers)
-                table = NormTable(widths, kind, tensors, given=given, fixed=fixed)
-            if ready and kind == "calibrated":
+                table = NormTable(widths, kind, tensors, fixed=fixed_tensors(own.norm_layers))
+            table.known, table.version = ready, None
+            if ready:
                 self._to_stamp.append(table)
             tables[widths] = table
         own.tables = tables
@@ -285,8 +282,9 @@ class SlimmableModel(nn.Module):
         """Settle what was loaded; batch norm invents counts where a plain dictionary does not tell its version."""
         counts = tuple(f"model.{layer.path}.num_batches_tracked" for layer in self.norm_layers)
         keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(counts)]
-        for table in self._to_stamp:
-            self.stamp(table)
+        for table in self._state.tables.values():
+            if not table.ready or any(table is each for each in self._to_stamp):
+                self.stamp(table)
         self._to_stamp.clear()
         self._state.drop()
 

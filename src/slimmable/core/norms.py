@@ -4,9 +4,10 @@ A slimmed layer meets other inputs at every width, so that means and variances (
 a width. A table holds them for all layers of a network at one :class:`~slimmable.core.space.Widths`:
 
 * ``private``: gain, shift and running statistics, trained for a switch [S-Net];
-* ``tracked``: running statistics, followed during training (widest and narrowest width);
-* ``calibrated``: statistics measured after training for one state of the weights; they go stale when the weights
-  change [US-Net].
+* ``tracked``: running statistics, followed during training (widest and narrowest width); they go stale when training
+  goes on without their width;
+* ``calibrated``: statistics measured for one state of the weights, or given with the network at a width between; they
+  go stale when the weights change [US-Net].
 
 References:
     S-Net: Yu, Yang, Xu, Yang, Huang. Slimmable Neural Networks. ICLR 2019, section 3.1.
@@ -26,6 +27,9 @@ from slimmable.core.axes import Axis
 from slimmable.core.space import Widths
 
 Kind = Literal["private", "tracked", "calibrated"]
+
+_PATIENCE = 10
+"""How many times longer than usual training may go on without a switch before its running averages are stale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,12 @@ class NormTable(nn.Module):
             in a private table ``weight_i`` and ``bias_i`` too, which become parameters.
         given: Whether the statistics came with the network.
         fixed: Names of tensors that no training changes.
+
+    Attributes:
+        version: What the statistics belong to: of calibrated ones the state of the weights, of others the step of
+            training that they last took part in; None if they belong to nothing any more.
+        followings: Steps of training that they took part in.
+        known: Whether they are known to say anything; where they are not, the counts tell (:attr:`ready`).
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class NormTable(nn.Module):
         self.widths = widths
         self.kind: Kind = kind
         self.version: int | None = None
+        self.followings = 0
         self.known = given
         for name, tensor in tensors.items():
             if name.startswith(("mean_", "var_", "count_")):
@@ -101,10 +112,25 @@ class NormTable(nn.Module):
         """``mean``, ``var``, ``count``, ``weight`` or ``bias`` of a layer; None if the table does not hold it."""
         return getattr(self, f"{name}_{layer}", None)
 
-    def describe(self, version: int) -> dict[str, Any]:
-        """What a checkpoint must say to rebuild the table; ``version`` is that of the present weights."""
-        ready = self.ready and (self.kind != "calibrated" or self.version == version)
-        return {"widths": self.widths.to_json(), "kind": self.kind, "ready": ready}
+    def follow(self, step: int) -> None:
+        """Note that training runs at the table's width in a step."""
+        if self.version != step:
+            self.version = step
+            self.followings += 1
+
+    def follows(self, step: int) -> bool:
+        """Whether the statistics keep up with training, which is at ``step``.
+
+        They must have taken part in it; those of a switch that is drawn now and then may miss as many as are usual.
+        """
+        if self.version is None:
+            return False
+        usual = self.version // self.followings if self.kind == "private" and self.followings else 0
+        return step - self.version <= _PATIENCE * usual
+
+    def describe(self, *, current: bool) -> dict[str, Any]:
+        """What a checkpoint must say to rebuild the table."""
+        return {"widths": self.widths.to_json(), "kind": self.kind, "ready": current}
 
 
 def fixed_tensors(layers: Sequence[NormLayer]) -> set[str]:
@@ -129,10 +155,11 @@ def sliced_tensors(
 def blank_tensors(layers: Sequence[NormLayer], widths: Widths, like: Tensor, *, affine: bool) -> dict[str, Tensor]:
     """Tensors of a table that is about to be filled, by calibration or from a checkpoint: as a new batch norm's."""
     tensors: dict[str, Tensor] = {}
-    for i, layer in enumerate(layers):
-        size = layer.axis.size(widths.channels)
-        for name in ("mean", *(layer.affine if affine else ())):
-            tensors[f"{name}_{i}"] = like.new_zeros(size)
-        tensors[f"var_{i}"] = like.new_ones(size)
-        tensors[f"count_{i}"] = torch.zeros((), dtype=torch.long, device=like.device)
+    with torch.inference_mode(False):  # training is to change them
+        for i, layer in enumerate(layers):
+            size = layer.axis.size(widths.channels)
+            for name in ("mean", *(layer.affine if affine else ())):
+                tensors[f"{name}_{i}"] = like.new_zeros(size)
+            tensors[f"var_{i}"] = like.new_ones(size)
+            tensors[f"count_{i}"] = torch.zeros((), dtype=torch.long, device=like.device)
     return tensors

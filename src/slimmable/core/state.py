@@ -88,6 +88,7 @@ class State:
         self.tables: dict[Widths, NormTable] = {}
         self.shares_gradients = False
         self.trained = 0
+        self.steps = 0
         self.passes = 0
         self.widths = space.base
         self.plan: Plan
@@ -96,6 +97,7 @@ class State:
         self._plans: OrderedDict[Widths, Plan] = OrderedDict()
         self._visited: dict[int, Plan] = {}
         self._packed: deque[Plan] = deque()
+        self._seen: int | None = None
         self._addresses: tuple[int, ...] = ()
         self._trainable: tuple[bool, ...] = ()
         self._sources: dict[int, Source] = {}
@@ -113,7 +115,8 @@ class State:
         for name in ("active", "dense", "plan"):
             state.pop(name, None)
         state |= {"_plans": OrderedDict(), "_visited": {}, "_packed": deque(), "shares_gradients": False}
-        return state | {"_addresses": (), "_trainable": (), "_sources": {}, "_axes": [], "_owners": []}
+        state |= {"_addresses": (), "_trainable": (), "_sources": {}, "_axes": [], "_owners": []}
+        return state | {"_seen": None}
 
     def set(self, widths: Widths) -> None:
         """Make ``widths`` the active ones."""
@@ -182,6 +185,7 @@ class State:
             self._trainable = trainable
             self.drop()
         self._visited = {id(self.plan): self.plan}
+        self.steps, self._seen = self.steps + 1, None
         self.shares_gradients = True
         try:
             yield self._commit
@@ -208,25 +212,59 @@ class State:
             )
 
     def require_current(self) -> None:
-        """Pass if the active widths' calibration was made with the present weights.
+        """Pass if the active widths' statistics belong to the present weights.
 
         Raises:
             CalibrationError: The weights have changed since.
         """
         table = self.plan.table
-        if self.norm_layers and table is not None and table.kind == "calibrated" and table.version != self.version():
+        if not self.norm_layers or table is None or not table.ready or self.is_current(table):
+            return
+        if table.kind == "calibrated":
             raise CalibrationError(
                 f"the weights have changed since batch norm was calibrated for {self.widths}; "
                 "run slimmable.calibrate(net, batches, [widths]) again"
             )
+        raise CalibrationError(
+            f"training has gone on without {self.widths}, so that the weights have changed since batch norm followed "
+            "them; run slimmable.calibrate(net, batches, [widths]) again"
+        )
 
-    def version(self) -> int:
-        """A number that grows whenever a full parameter is changed in place, and with every forward pass that trains.
+    def is_current(self, table: NormTable, changes: int | None = None) -> bool:
+        """Whether a table's statistics belong to the present weights, which were changed ``changes`` times."""
+        if table.kind != "calibrated" and table.follows(self.steps):
+            return table.ready
+        changes = self.changes() if changes is None else changes
+        if table.kind == "calibrated":
+            return table.version == self.trained + changes
+        unchanged = changes == self._seen  # by the last step of training, which is not over yet
+        return unchanged and table.ready and table.follows(self.steps - 1)
+
+    def follow(self) -> None:
+        """Note a forward pass that trains at the active widths.
+
+        A step of training begins with :meth:`share_gradients`, or where the weights have changed since the last pass.
+        """
+        if self.tables and not self.shares_gradients:
+            changes = self.changes()
+            if changes != self._seen:
+                self.steps, self._seen = self.steps + 1, changes
+        self.trained += 1
+        table = self.plan.table
+        if table is not None and table.kind != "calibrated":
+            table.follow(self.steps)
+
+    def stamp(self, table: NormTable) -> None:
+        """Note that ``table`` belongs to the present weights."""
+        table.version = self.trained + self.changes() if table.kind == "calibrated" else self.steps
+
+    def changes(self) -> int:
+        """How often full parameters were changed in place.
 
         (Fused optimizers write past the counters of their parameters; a forward pass in training announces them. What
         is written through ``.data``, or by a fused optimizer while all is in evaluation mode, goes unseen.)
         """
-        return self.trained + sum(tensor._version for tensor in self._tensors())
+        return sum(tensor._version for tensor in self._tensors())
 
     def _remember(self, plan: Plan) -> Plan:
         self._plans[plan.widths] = plan

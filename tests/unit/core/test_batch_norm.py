@@ -1,6 +1,8 @@
 """What batch norm knows of each width: never a wrong number, and never a lost one."""
 
 import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -61,7 +63,7 @@ def tables(net: SlimmableModel) -> dict[Widths, dict[str, Tensor]]:
 def test_a_fresh_conversion_knows_the_given_width_alone():
     net = converted()
     assert net.calibrated == (net.space.base,)
-    assert set(net.tracked) == {net.space.largest, net.space.base, net.space.smallest}
+    assert set(net.tracked) == {net.space.largest, net.space.smallest}
     assert net.has_batch_norm
     assert net.batch_norm == "calibrated"
     assert_same(evaluated(net, net.space.base), shaken(network()).eval()(IMAGES).detach())
@@ -143,16 +145,93 @@ def test_statistics_are_stale_once_the_weights_have_changed(change):
     net = converted()
     half, given = net.space.uniform(0.5), net.space.base
     slimmable.calibrate(net, BATCHES, [half])
-    assert half in net.calibrated
+    assert {half, given} <= set(net.calibrated)
     change(net)
-    assert half not in net.calibrated
-    with pytest.raises(CalibrationError, match=r"weights have changed since .*calibrate\(.*\) again"):
-        evaluated(net, half)
-    with pytest.raises(CalibrationError, match="weights have changed"):
-        net.extract(half)
-    assert given in net.calibrated
-    slimmable.calibrate(net, BATCHES, [half])
+    for widths in (half, given):
+        assert widths not in net.calibrated
+        with pytest.raises(CalibrationError, match=r"weights have changed since .*calibrate\(.*\) again"):
+            evaluated(net, widths)
+        with pytest.raises(CalibrationError, match="weights have changed"):
+            net.extract(widths)
+    slimmable.calibrate(net, BATCHES, [half, given])
     assert evaluated(net, half).isfinite().all()
+    assert {half, given} <= set(net.calibrated)
+
+
+def _round(net: SlimmableModel, widths_list: Sequence[Widths], *, shared: bool, fused: bool = False) -> None:
+    """One step of training at several widths."""
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, fused=fused)
+    net.train()
+    with net.shared_gradients() if shared else nullcontext():
+        for widths in widths_list:
+            with net.at(widths):
+                net(IMAGES).square().mean().backward()
+    optimizer.step()
+
+
+WAYS = {
+    "by hand": {"shared": False},
+    "shared gradients": {"shared": True},
+    "shared gradients, fused": {"shared": True, "fused": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("switches", [None, (1.0, 0.75, 0.25)], ids=["tracked", "private"])
+def test_statistics_are_followed_as_long_as_training_runs_at_their_width(switches, way):
+    net = slimmable.convert(shaken(network()).eval(), IMAGES, switches=switches)
+    widest, narrowest, random = net.space.largest, net.space.smallest, net.space.uniform(0.75)
+    for _ in range(3):
+        _round(net, (widest, random, random, narrowest), **way)
+        assert {widest, narrowest} <= set(net.calibrated)
+        evaluated(net, widest)
+    _round(net, (narrowest,), **way)
+    for _ in range(0 if switches is None else 10):  # a switch may be drawn now and then
+        assert widest in net.calibrated
+        _round(net, (narrowest,), **way)
+    assert narrowest in net.calibrated
+    assert widest not in net.calibrated
+    with pytest.raises(CalibrationError, match=r"training has gone on without .*calibrate\(.*\) again"):
+        evaluated(net, widest)
+    with pytest.raises(CalibrationError, match="training has gone on"):
+        net.extract(widest)
+    fresh = slimmable.convert(shaken(network(), seed=1).eval(), IMAGES, switches=switches)
+    fresh.load_state_dict(net.state_dict())
+    for other in (copy.deepcopy(net), fresh):
+        assert narrowest in other.calibrated
+        with pytest.raises(CalibrationError, match="training has gone on"):
+            evaluated(other, widest)
+        slimmable.calibrate(other, BATCHES, [widest])
+        assert evaluated(other, widest).isfinite().all()
+    _round(net, (widest, narrowest), **way)
+    assert {widest, narrowest} <= set(net.calibrated)
+
+
+@pytest.mark.parametrize("switches", [None, (1.0, 0.5)], ids=["tracked", "private"])
+def test_training_elsewhere_makes_given_statistics_stale_with_its_first_step(switches):
+    net = slimmable.convert(shaken(network()).eval(), IMAGES, switches=switches)
+    other = net.space.uniform(0.5)
+    net.train()
+    with net.at(other):
+        net(IMAGES).square().mean().backward()
+    assert net.space.base in net.calibrated, "no weight has changed yet"
+    torch.optim.SGD(net.parameters(), 0.1).step()
+    assert net.space.base not in net.calibrated
+
+
+def test_a_step_of_several_passes_by_hand_leaves_all_its_widths_current_at_any_time():
+    net = converted()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    both = (net.space.largest, net.space.smallest)
+    for _ in range(3):
+        for widths in (*both, *both):  # gradients of two batches
+            net.train()
+            with net.at(widths):
+                net(IMAGES).square().mean().backward()
+            assert widths in net.calibrated
+            evaluated(net, widths)
+        optimizer.step()
+        assert set(both) <= set(net.calibrated)
 
 
 def test_evaluation_copying_and_moving_do_not_make_statistics_stale():
@@ -298,6 +377,17 @@ def test_stale_statistics_stay_stale_when_they_are_loaded():
     assert half not in fresh.calibrated
     with pytest.raises(CalibrationError):
         evaluated(fresh, half)
+
+
+def test_loading_statistics_that_were_never_measured_forgets_those_of_before():
+    net, fresh = converted(), converted()
+    narrowest = net.space.smallest
+    trained(net, narrowest, BATCHES)
+    evaluated(net, narrowest)
+    net.load_state_dict(fresh.state_dict())
+    assert net.calibrated == fresh.calibrated
+    with pytest.raises(CalibrationError, match="no statistics"):
+        evaluated(net, narrowest)
 
 
 def test_statistics_that_the_checkpoint_does_not_have_are_gone_after_loading():

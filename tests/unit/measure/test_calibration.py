@@ -211,11 +211,11 @@ def test_an_error_of_the_data_passes_and_leaves_no_trace():
 
 
 @pytest.mark.parametrize("error", [CalibrationError, OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("switches", [None])
+@pytest.mark.parametrize("switches", [None, (1.0, 0.5)], ids=["shared", "private"])
 def test_what_was_stale_is_stale_after_an_error(switches, error):
     net = converted(switches=switches)
     half, other = net.space.uniform(0.5), net.switches[:1] or (net.space.smallest,)
-    widths_list = [half]
+    widths_list = [half, net.space.largest]
     slimmable.calibrate(net, batches_of(6, 4), widths_list)
     net.train()
     for _ in range(20):
