@@ -94,6 +94,12 @@ def assemble(
             for own in norm.affine if batch_norm == "private" else ():
                 norm.module._parameters[own] = None
     slots.attach()
+    state.rigid = [
+        (module, name)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and name not in slots.tensors.get(module, {})
+    ]
     report = _report(analysis, grouping, model)
     net = SlimmableModel(model, state, report=report, analysis=analysis, grouping=grouping, folds=folds)
     state.tables.update({table.widths: table for table in tables})

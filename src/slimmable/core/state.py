@@ -85,6 +85,7 @@ class State:
         self.batch_norm: BatchNorm = batch_norm
         self.switches: tuple[Widths, ...] = ()
         self.slots: list[Slot] = []
+        self.rigid: list[tuple[nn.Module, str]] = []
         self.tables: dict[Widths, NormTable] = {}
         self.shares_gradients = False
         self.trained = 0
@@ -103,6 +104,7 @@ class State:
         self._sources: dict[int, Source] = {}
         self._axes: list[Axis] = []
         self._owners: list[tuple[dict[str, Any], str]] = []
+        self._watched: list[tuple[dict[str, Any], str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name in ("active", "dense", "plan"):  # a copy was made: its plans are built when they are first needed
@@ -116,7 +118,7 @@ class State:
             state.pop(name, None)
         state |= {"_plans": OrderedDict(), "_visited": {}, "_packed": deque(), "shares_gradients": False}
         state |= {"_addresses": (), "_trainable": (), "_sources": {}, "_axes": [], "_owners": []}
-        return state | {"_seen": None}
+        return state | {"_watched": [], "_seen": None}
 
     def set(self, widths: Widths) -> None:
         """Make ``widths`` the active ones."""
@@ -259,12 +261,15 @@ class State:
         table.version = self.trained + self.changes() if table.kind == "calibrated" else self.steps
 
     def changes(self) -> int:
-        """How often full parameters were changed in place.
+        """How often parameters were changed in place, those included that no width changes.
 
         (Fused optimizers write past the counters of their parameters; a forward pass in training announces them. What
         is written through ``.data``, or by a fused optimizer while all is in evaluation mode, goes unseen.)
         """
-        return sum(tensor._version for tensor in self._tensors())
+        if not self._watched:
+            self._watched = self._elastic() + [(module._parameters, name) for module, name in self.rigid]
+        found = [owner.get(name) for owner, name in self._watched]
+        return sum([tensor._version for tensor in found if tensor is not None])
 
     def _remember(self, plan: Plan) -> Plan:
         self._plans[plan.widths] = plan
@@ -367,10 +372,14 @@ class State:
 
     def _tensors(self) -> list[Tensor]:
         """Full tensors, but for those that live in tables."""
+        return [owner[name] for owner, name in self._elastic()]
+
+    def _elastic(self) -> list[tuple[dict[str, Any], str]]:
+        """Where they are."""
         if not self._owners:
             slots = [slot for slot in self.slots if isinstance(slot, TensorSlot) and not self._is_private(slot)]
             self._owners = [(slot.owner, slot.name) for slot in slots]
-        return [owner[name] for owner, name in self._owners]
+        return self._owners
 
 
 def _add(pending: Mapping[int, tuple[Tensor, Tensor]]) -> None:

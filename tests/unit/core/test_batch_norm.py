@@ -158,6 +158,16 @@ def test_statistics_are_stale_once_the_weights_have_changed(change):
     assert {half, given} <= set(net.calibrated)
 
 
+def test_a_layer_that_no_width_changes_makes_statistics_stale_too():
+    net = slimmable.convert(shaken(network()).eval(), IMAGES, exclude=["0"])
+    half = net.space.uniform(0.5)
+    slimmable.calibrate(net, BATCHES, [half])
+    with torch.no_grad():
+        net.model[0].weight.mul_(2)
+    with pytest.raises(CalibrationError, match="weights have changed"):
+        evaluated(net, half)
+
+
 def _round(net: SlimmableModel, widths_list: Sequence[Widths], *, shared: bool, fused: bool = False) -> None:
     """One step of training at several widths."""
     optimizer = torch.optim.SGD(net.parameters(), 0.1, fused=fused)
