@@ -121,8 +121,7 @@ def measure_latency(
 
     Raises:
         CostError: No widths, no rounds, or CPU time of several threads or of a GPU.
-        WidthError: Widths that do not belong to the network.
-        CalibrationError: Widths that are none of the switches of a network with private batch norm.
+        WidthError: Widths that do not belong to the network, or are no switches where batch norm is private to them.
 
     Cost:
         ``2 (rounds + warm_up)`` forward passes at each width.
@@ -218,17 +217,20 @@ def _plain(net: SlimmableModel, widths: Widths, last: bool) -> nn.Module:
 @contextmanager
 def _statistics(net: SlimmableModel, widths: Widths) -> Iterator[None]:
     """Any statistics for batch norm, where it has none."""
-    if net.batch_norm != "calibrated" or not net.has_batch_norm or widths in net.calibrated:
+    known, stored = net.table(widths), net.stored
+    if net.batch_norm == "naive" or not net.has_batch_norm or (net.switches and known is None):
         yield
         return
-    before, stored = net.table(widths), net.stored
-    net.stamp(net.new_table(widths))
+    table = known or net.new_table(widths)
+    before = table.version, table.known
+    net.stamp(table)
+    table.known = True
     try:
         yield
     finally:
-        if before is not None:
-            net.put_table(before)
-        net.drop_tables(stored)
+        table.version, table.known = before
+        if known is None:
+            net.drop_tables(stored)
 
 
 @contextmanager

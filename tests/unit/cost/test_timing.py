@@ -194,11 +194,28 @@ def test_widths_of_another_network_are_refused(net):
 
 
 def test_other_widths_than_its_switches_are_refused():
-    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1))
-    net = slimmable.convert(plain.eval(), IMAGE, switches=(0.5, 1.0))
+    net = switched()
 
-    with pytest.raises(CalibrationError, match="no statistics"):
+    with pytest.raises(WidthError, match="not a switch"):
         measure_latency(net, [net.space.smallest], IMAGE)
+
+
+def test_a_switch_that_training_has_not_run_is_timed_all_the_same():
+    net = switched()
+    known = net.calibrated
+    assert net.switches[0] not in known
+
+    found = measure_latency(net, net.switches, IMAGE, rounds=1)
+
+    assert [each.widths for each in found] == list(net.switches)
+    assert net.calibrated == known
+    with pytest.raises(CalibrationError, match="no statistics"):
+        net.extract(net.switches[0])
+
+
+def switched() -> slimmable.SlimmableModel:
+    plain = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 4, 1))
+    return slimmable.convert(plain.eval(), IMAGE, switches=(0.5, 1.0))
 
 
 def test_quartiles_are_those_of_the_standard_library():
