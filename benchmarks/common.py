@@ -220,7 +220,7 @@ def circumstances(options: argparse.Namespace) -> dict[str, Json]:
     }
 
 
-def _malloc() -> dict[str, str]:
+def _malloc() -> dict[str, Json]:
     """Thresholds of glibc's that this process was started with."""
     return {name: os.environ[name] for name in _MALLOC if name in os.environ}
 

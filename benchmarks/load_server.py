@@ -60,6 +60,7 @@ class Waiting:
     backend: str = "made-up"
     active: int = 0
     ready: tuple[int, ...] = field(default=tuple(range(len(WIDTHS))))
+    failures: dict[int, str] = field(default_factory=dict)
 
     def set(self, index: int, *, wait: bool = True) -> None:
         """Another width serves."""

@@ -132,17 +132,18 @@ class HeldOutLoss:
 def _statistics_kept(net: SlimmableModel) -> Iterator[None]:
     """Whatever is calibrated inside the context is forgotten after it: tables, their values and what they belong to."""
     kept = net.stored
-    versions = [(table, table.version) for widths in kept if (table := net.table(widths)) is not None]
+    tables = [table for widths in kept if (table := net.table(widths)) is not None]
+    before = [(table, table.version, table.known) for table in tables]
     values = [(buffer, buffer.clone()) for buffer in net.tables.buffers()]
     try:
         yield
     finally:
         net.drop_tables(kept)
-        for table, version in versions:
-            table.version = version
+        for table, version, known in before:
+            table.version, table.known = version, known
         with torch.no_grad():
-            for buffer, before in values:
-                buffer.copy_(before)
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 def search(opened: OpenRun, folder: Path, budgets: Mapping[str, Sequence[Budget]], settings: SearchSettings) -> Found:
