@@ -124,6 +124,7 @@ BARS = {
         **{f"{name}_difference": 0 for name in ("onnxruntime", "openvino", "executorch", "torch", "extracted")},
         **{f"{name}_median": 1.01 for name in ("onnxruntime", "openvino", "torch", "extracted")},
         "onnxruntime_switch_ratio": 1.25,
+        "torch_switch_ms": 1.0,
         "cached_us": 10,
         "artifact_size_ratio": 1.03,
         "artifact30_size_ratio": 1.10,
