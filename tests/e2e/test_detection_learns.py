@@ -10,9 +10,7 @@ FIGURES = {"detection": "ap50", "instance-segmentation": "mask_ap50", "keypoints
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", ["detection", *(pytest.param(each, marks=pytest.mark.nightly) for each in list(FIGURES)[1:])]
-)
+@pytest.mark.parametrize("kind", FIGURES)
 def test_precision_rises_at_every_width(kind, tmp_path):
     root = write_shapes(tmp_path / "shapes", images=(420, 40), side=128, arrows=kind == "keypoints")
     changes = [
