@@ -25,6 +25,7 @@ from slimmable.runtime.base import Layout
 from slimmable.runtime.manifest import FORMAT, Graphs, Manifest, Part, StoredWidths, Tensor
 from slimmable.runtime.parts import Cut, Frame, cut, part_shape, rows, table_size, vectors
 from slimmable.runtime.quantised import QuantisedLayer, layer_tensors
+from slimmable.runtime.switchable import only_batch
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I32": np.int32, "I64": np.int64}
 DTYPES |= {"U8": np.uint8, "BOOL": np.bool_}
@@ -86,7 +87,7 @@ class Artifact:
     @property
     def batch(self) -> int | None:
         """The only batch that it runs at, if there is one."""
-        return next((each.shape[0] for each in self.inputs if each.shape), None)
+        return only_batch(self.inputs)
 
     @property
     def labels(self) -> tuple[str, ...] | None:

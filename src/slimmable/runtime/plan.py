@@ -12,7 +12,7 @@ from pathlib import Path
 from slimmable.errors import DeploymentError
 from slimmable.runtime.forecast import Speed
 from slimmable.runtime.profile import Profile, profile_of
-from slimmable.runtime.switchable import Switchable, by_cost
+from slimmable.runtime.switchable import Switchable, by_cost, only_batch
 
 _MEGABYTE = 1e6
 _BATCH_SHARE = 0.5
@@ -119,7 +119,7 @@ def plan(
         DeploymentError: No width fits, or even the fastest run was slower than the target, and the budget is strict; or
             the network runs at one batch alone, and that is of several examples.
     """
-    only = next((each.shape[0] for each in runtime.artifact.inputs if each.shape), None)
+    only = only_batch(runtime.artifact.inputs)
     if only is not None:
         if only > 1:
             raise DeploymentError(

@@ -130,6 +130,11 @@ class Switchable(Protocol):
         ...
 
 
+def only_batch(inputs: Sequence[Input]) -> int | None:
+    """The only batch that a network runs at, if its code fixes one."""
+    return next((each.shape[0] for each in inputs if each.shape), None)
+
+
 def place_of(width: int | float | str | Widths, stored: Sequence[Stored]) -> int:
     """The place of a stored width, given by its place, its name, or its channels.
 
