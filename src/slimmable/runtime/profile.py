@@ -23,6 +23,9 @@ from slimmable.runtime.switchable import Input, Switchable
 SCHEMA = 1
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "executorch": "executorch"}
 _TURNS = 3
+_SOLID = 0.1
+"""Seconds: runs that are shorter are made more often, or a moment's disturbance would be all that is seen of them."""
+_OFTEN = 10
 _PAYS = 0.9
 _DISTURBED = 1.5
 
@@ -132,15 +135,17 @@ def measure(
 ) -> Profile:
     """Times of stored widths, taken in turns, so that what disturbs the device for a while disturbs all of them.
 
-    If the runtime keeps too few sessions for that, turns are longer: every width is built three times.
+    If the runtime keeps too few sessions for that, turns are longer: every width is built three times. Each turn has
+    its share of the time, lest all that is seen of a width is how it runs at first. Short runs are made up to ten times
+    as often, until they have taken a tenth of a second together.
 
     Args:
         runtime: What runs them.
         indices: Their places.
         batches: Examples of a run; 1 is always among them.
-        rounds: Runs of each width and batch.
+        rounds: Runs of each width and batch, unless they are short.
         least: Runs that are made even if ``seconds`` are over; of batches about half.
-        seconds: About how long it may take.
+        seconds: About how long it may take, but for short runs.
         clock: Seconds.
     """
     sizes = sorted({1, *batches})
@@ -152,23 +157,29 @@ def measure(
         runtime.run(*inputs[size], at=index)
         return round(1e3 * (clock() - begin), 6)
 
-    def enough(index: int, size: int) -> bool:
-        return clock() > until and len(times[index][size]) >= (least if size == 1 else (least + 1) // 2)
-
     for index in indices:
         once(index, 1)
     together = set(indices) <= set(runtime.ready)
-    turns = rounds if together else _TURNS
-    until = clock() + seconds
-    for turn in range(turns):
-        for place in range(len(indices)):
-            index = indices[(place + turn) % len(indices)]
-            for size in sizes:
-                if (turn == 0 or not together) and not enough(index, size):
-                    once(index, size)
-                for _ in range(rounds // turns):
-                    if not enough(index, size):
-                        times[index][size].append(once(index, size))
+    turns = rounds if together else min(rounds, _TURNS)
+    visits = [
+        (turn, indices[(place + turn) % len(indices)], size)
+        for turn in range(turns)
+        for place in range(len(indices))
+        for size in sizes
+    ]
+    began = clock()
+    for visit, (turn, index, size) in enumerate(visits):
+        if turn == 0 or not together:
+            once(index, size)
+        its, before = times[index][size], len(times[index][size])
+        until = began + seconds * (visit + 1) / len(visits)
+        quota = math.ceil((least if size == 1 else least / 2) * (turn + 1) / turns)
+        solid = 1e3 * _SOLID * (turn + 1) / turns
+        while len(its) - before < _OFTEN * (rounds // turns):
+            wanted = len(its) < quota or (clock() <= until and len(its) - before < rounds // turns)
+            if not wanted and sum(its) >= solid:
+                break
+            its.append(once(index, size))
     return Profile(
         names=tuple(each.name for each in runtime.artifact.widths),
         times={index: {size: tuple(sorted(took)) for size, took in each.items()} for index, each in times.items()},

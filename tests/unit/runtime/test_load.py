@@ -90,7 +90,7 @@ def test_the_target_is_held_wherever_the_narrowest_holds_it(target):
         assert model.state.ups + model.state.downs < 25
 
     assert held / total >= 0.95
-    assert wider > 0.4
+    assert wider > 0.2  # over many seeds the mean of this sum is 0.35, 0.8 and 1.7 for the three targets
 
 
 def test_a_device_that_is_busy_with_other_work_is_a_load_too():
