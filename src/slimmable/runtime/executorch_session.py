@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimmable.errors import DeploymentError
 from slimmable.runtime.executorch_graph import Program
-from slimmable.runtime.tensor_inputs import Entry, all_arrays, tensors_of
+from slimmable.runtime.tensor_inputs import Entries, Entry, all_arrays
 
 ALIVE: WeakSet[ExecuTorchSession] = WeakSet()
 """Sessions that are open."""
@@ -52,15 +52,16 @@ class ExecuTorchSession:
     def __init__(
         self, load: Callable[[bytes, bytes], Any], program: Program, data: Data, release: Callable[[Data], None]
     ) -> None:
-        self._entries = tuple(Entry(shape, _dtype(name)) for shape, name in program.inputs)
-        self._most, self._only = program.batch, None if program.any_batch else program.batch
+        entries = tuple(Entry(shape, _dtype(name)) for shape, name in program.inputs)
+        only = None if program.any_batch else program.batch
+        self._entries, self._most = Entries(entries, batch=only, last=False), program.batch
         self._lock = threading.Lock()
         self._release = release
         self._data: Data | None = data
-        first = self._only or 1
+        first = only or 1
         try:
             self._module: Any = load(program.code, data.content)
-            found = self._module.forward([torch.zeros(first, *each.each, dtype=each.dtype) for each in self._entries])
+            found = self._module.forward([torch.zeros(first, *each.each, dtype=each.dtype) for each in entries])
         except RuntimeError as error:
             raise DeploymentError(
                 f"ExecuTorch refuses the program: {str(error).splitlines()[0]}; it has written the reason to the "
@@ -79,7 +80,7 @@ class ExecuTorchSession:
         Raises:
             DeploymentError: Inputs of another number, shape or type than the network takes, or a closed session.
         """
-        given = tensors_of(inputs, self._entries, batch=self._only, last=False)
+        given = self._entries.tensors(inputs)
         with self._lock:
             if self._data is None:
                 raise DeploymentError("the session is closed; build another one")

@@ -35,6 +35,37 @@ class Input:
         return True
 
 
+class Inputs:
+    """What a graph takes, in order.
+
+    Arrays like those that fitted last are not looked at again: behind a run that went through the whole cache, each
+    line of Python between two runs costs a microsecond.
+
+    Args:
+        expected: What it takes at each place.
+    """
+
+    def __init__(self, expected: Sequence[Input]) -> None:
+        self._expected = tuple(expected)
+        self._names = tuple(each.name for each in expected)
+        self._like: tuple[Any, ...] | None = None
+
+    def feed(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The inputs by name, as arrays whose numbers lie in order.
+
+        Raises:
+            DeploymentError: Their number, types or sizes do not fit, or their batch sizes differ.
+        """
+        if len(inputs) == 1 and type(inputs[0]) is np.ndarray:
+            value = inputs[0]
+            if (value.shape, value.strides, value.dtype) == self._like:
+                return {self._names[0]: value}
+        arrays = checked(self._expected, inputs)
+        if len(arrays) == 1:
+            self._like = (arrays[0].shape, arrays[0].strides, arrays[0].dtype)
+        return dict(zip(self._names, arrays, strict=True))
+
+
 def checked(expected: Sequence[Input], inputs: Sequence[Any]) -> list[np.ndarray]:
     """The inputs as arrays whose numbers lie in order.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from slimmable.errors import DeploymentError, MissingDependencyError
 from slimmable.runtime.base import Arrays, Layout, Options, Signature
-from slimmable.runtime.inputs import Input, checked
+from slimmable.runtime.inputs import Input, Inputs
 from slimmable.runtime.protobuf import Place, with_references
 
 _TYPES: Final = {"float": "float32", "double": "float64"}
@@ -127,7 +127,7 @@ class OnnxSession:
                 f"expected {signature.inputs} and {signature.outputs}"
             )
         self._session: Any = session
-        self._inputs = tuple(_input(found[name]) for name in signature.inputs)
+        self._inputs = Inputs([_input(found[name]) for name in signature.inputs])
         self._outputs = list(signature.outputs)
 
     def run(self, inputs: Sequence[Any]) -> list[np.ndarray]:
@@ -139,11 +139,9 @@ class OnnxSession:
         session = self._session
         if session is None:
             raise DeploymentError("the session is closed; build another one")
-        arrays = checked(self._inputs, inputs)
+        feed = self._inputs.feed(inputs)
         try:
-            return session.run(
-                self._outputs, {each.name: array for each, array in zip(self._inputs, arrays, strict=True)}
-            )
+            return session.run(self._outputs, feed)
         except Exception as error:
             raise DeploymentError(f"ONNX Runtime cannot run the network: {error}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from slimmable.errors import DeploymentError, MissingDependencyError
 from slimmable.runtime.base import Arrays, Layout, Options, Signature
-from slimmable.runtime.inputs import Input, checked
+from slimmable.runtime.inputs import Input, Inputs
 from slimmable.runtime.protobuf import names_files, with_tensors
 
 
@@ -95,7 +95,7 @@ class OpenVinoSession:
                 f"expected {signature.inputs} and {signature.outputs}"
             )
         self._compiled: Any = compiled
-        self._inputs = tuple(_input(name, inputs[name]) for name in signature.inputs)
+        self._inputs = Inputs([_input(name, inputs[name]) for name in signature.inputs])
         self._outputs = tuple(outputs[name] for name in signature.outputs)
         self._idle: list[Any] = []
 
@@ -108,13 +108,12 @@ class OpenVinoSession:
         compiled = self._compiled
         if compiled is None:
             raise DeploymentError("the session is closed; build another one")
-        arrays = checked(self._inputs, inputs)
+        feed = self._inputs.feed(inputs)
         try:
             request = self._idle.pop()
         except IndexError:
             request = compiled.create_infer_request()
         try:
-            feed = {each.name: array for each, array in zip(self._inputs, arrays, strict=True)}
             found = request.infer(feed, share_inputs=True)
             outputs = [found[index] for index in self._outputs]
         except RuntimeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,54 +20,57 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
     written: bool = False
-    each: tuple[int, ...] = field(init=False)
-    """The shape of one example."""
-    plain: np.dtype[Any] | None = field(init=False)
-    """The type as NumPy names it, if it does."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "each", self.shape[1:])
-        try:
-            plain = torch.empty(0, dtype=self.dtype).numpy().dtype
-        except TypeError:
-            plain = None
-        object.__setattr__(self, "plain", plain)
+    @property
+    def each(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.shape[1:]
 
 
-def tensors_of(inputs: Sequence[Any], entries: Sequence[Entry], *, batch: int | None, last: bool) -> list[Tensor]:
-    """Inputs as tensors, in the ordinary memory order.
+class Entries:
+    """All inputs, in order.
+
+    Arrays like those that fitted last are not looked at again: behind a run that went through the whole cache, each
+    line of Python between two runs costs a microsecond.
 
     Args:
-        inputs: Arrays or tensors.
         entries: What they must be like.
         batch: The only batch size that the network runs at; None if it runs at any.
-        last: Whether those of four axes are to be in the order ``channels_last`` instead.
-
-    Raises:
-        DeploymentError: They are not.
+        last: Whether tensors of four axes are to be in the order ``channels_last`` instead of the ordinary one.
     """
-    if len(inputs) != len(entries):
-        raise DeploymentError(f"the network takes {len(entries)} inputs, got {len(inputs)}")
-    found: list[Tensor] = []
-    size = batch
-    for value, entry in zip(inputs, entries, strict=True):
-        if (
-            type(value) is np.ndarray  # arrays tell their shape and type faster than tensors
-            and value.dtype == entry.plain
-            and value.shape[1:] == entry.each
-            and value.ndim
-            and (size is None or len(value) == size)
-            and value.flags.c_contiguous
-        ):
-            tensor, size = torch.from_numpy(value), len(value)
-        else:
+
+    def __init__(self, entries: Sequence[Entry], *, batch: int | None, last: bool) -> None:
+        self._entries, self._batch, self._last = tuple(entries), batch, last
+        self._like: tuple[Any, ...] | None = None
+        self._turned = last and len(entries) == 1 and len(entries[0].shape) == 4
+
+    def tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
+        """Inputs as tensors.
+
+        Raises:
+            DeploymentError: Their number, or shape, type or batch of one, is another.
+        """
+        if len(inputs) == 1 and type(inputs[0]) is np.ndarray:
+            value = inputs[0]
+            if (value.shape, value.strides, value.dtype) == self._like:
+                tensor = torch.from_numpy(value)
+                return [tensor.contiguous(memory_format=torch.channels_last) if self._turned else tensor]
+        if len(inputs) != len(self._entries):
+            raise DeploymentError(f"the network takes {len(self._entries)} inputs, got {len(inputs)}")
+        found: list[Tensor] = []
+        size = self._batch
+        for value, entry in zip(inputs, self._entries, strict=True):
             tensor = _tensor(value, len(found))
-            size = _checked(tensor, entry, len(found), size, any_batch=batch is None)
-            tensor = tensor if last else tensor.contiguous()
-        if last and tensor.dim() == 4:
-            tensor = tensor.to(memory_format=torch.channels_last)
-        found.append(tensor.clone() if entry.written else tensor)
-    return found
+            size = _checked(tensor, entry, len(found), size, any_batch=self._batch is None)
+            if self._last and tensor.dim() == 4:
+                tensor = tensor.to(memory_format=torch.channels_last)
+            elif not self._last:
+                tensor = tensor.contiguous()
+            found.append(tensor.clone() if entry.written else tensor)
+        if len(inputs) == 1 and type(inputs[0]) is np.ndarray and not self._entries[0].written:
+            value = inputs[0]
+            self._like = (value.shape, value.strides, value.dtype) if value.flags.c_contiguous else None
+        return found
 
 
 def _checked(tensor: Tensor, entry: Entry, at: int, size: int | None, *, any_batch: bool) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimmable.errors import ArtifactError, DeploymentError
 from slimmable.runtime.base import Arrays, Work
-from slimmable.runtime.tensor_inputs import all_arrays, tensors_of
+from slimmable.runtime.tensor_inputs import Entries, all_arrays
 from slimmable.runtime.tensor_program import Program, Stored
 
 
@@ -38,6 +38,7 @@ class TensorSession:
 
     def __init__(self, program: Program, values: list[Any], *, threads: int) -> None:
         self._program = program
+        self._entries = Entries(program.inputs, batch=None if program.any_batch else program.batch, last=True)
         self._threads = threads
         self._values: list[Any] | None = values
 
@@ -62,7 +63,7 @@ class TensorSession:
             raise DeploymentError("the session is closed; build another one")
         values = values.copy()
         with torch.inference_mode():
-            given = tensors_of(inputs, program.inputs, batch=None if program.any_batch else program.batch, last=True)
+            given = self._entries.tensors(inputs)
             for at, tensor in enumerate(given):
                 values[at] = tensor
             for sized in program.sized:

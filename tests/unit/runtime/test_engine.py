@@ -1,3 +1,4 @@
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,31 @@ def test_a_session_that_is_ready_after_the_end_is_closed_too(path, backend, monk
 
     assert raised == ["the runtime has been closed; open the artifact again"]
     assert [session.closed for session in backend.sessions] == [True, True]
+
+
+def test_an_error_that_somebody_keeps_keeps_no_session_open(path, backend, monkeypatch):
+    def fail():
+        raise DeploymentError("no numbers")
+
+    with Runtime(path, cache=1) as runtime:
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "pause", fail)
+            with pytest.raises(DeploymentError, match="no numbers") as kept:
+                output(runtime)
+        backend.sessions[0].running = 0
+        runtime.set(0)
+        assert [session.closed for session in backend.sessions] == [True, False]
+    assert kept.value.__traceback__ is not None
+
+
+def test_a_runtime_that_nobody_has_any_more_closes_its_sessions(path, backend):
+    runtime = Runtime(path)
+    runtime.set(0)
+
+    del runtime
+
+    # The thread that tidies up behind switches knows it for a second yet.
+    wait_for(lambda: gc.collect() + 1 and all(session.closed for session in backend.sessions))
 
 
 def test_an_artifact_that_is_open_adapts_as_its_path_does(path, backend):
