@@ -1,9 +1,9 @@
 """What one artifact costs over natively exported networks: latency, switching, size and memory, by runtime.
 
 For each network, five widths (0.25, 0.5, 0.75, 1.0 and one drawn for each layer) stand in one artifact. Against each
-width stands a network of that width exported by the runtime's own means from plain PyTorch, batch norm folded. Both
-run in turn, with the same native network a second time as control: what that one strays from 1 is noise. All are made
-three times, for where their memory happens to lie is worth a few percent.
+width stands a network of that width exported by the runtime's own means from plain PyTorch, batch norm folded, and
+loaded twice. All run in turn; ours is compared with the mean of the two, and the second with the first as control: what
+that strays from 1 is noise. All are made anew many times, for where their memory happens to lie is worth a few percent.
 
 Each network on each runtime is a part of the record, with its own date: what a run is not asked for, or does not come
 to, stays as an earlier one has left it.
@@ -14,7 +14,9 @@ to, stays as an earlier one has left it.
   ``torch_switch_ms``: the same in PyTorch, the slowest MobileNet; ``cached_us``: a width that is in memory;
 * ``artifact_size_ratio``: bytes of the file over those of the widest network's own; ``separate_size_ratio``: those of
   five files over the same; ``artifact30_size_ratio``: with thirty widths and half-precision tables;
-* ``memory_ratio`` and ``peak_ratio``: memory of ONNX Runtime at one width over that of a native session.
+* ``memory_ratio`` and ``peak_ratio``: memory of ONNX Runtime at one width over that of a native session, while it
+  serves and at most while it is built; ``takeover_ratio``: at most while one width is built and another serves, over
+  that of loading its file while a native session of the other serves.
 """
 
 from __future__ import annotations
@@ -22,14 +24,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,15 +37,15 @@ from typing import Any
 import numpy as np
 import torch
 from common import RESULTS, Ratio, circumstances, conclude, interleaved, parser, record, show
-from deploy_networks import NETWORKS, Case, case, natives, write
+from deploy_memory import measured
+from deploy_networks import NETWORKS, WIDTHS, Case, case, natives, write
 from torch import Tensor
 
 import slimmable
 from slimmable.export.artifact import write_artifact
 from slimmable.record import Json
-from slimmable.runtime import Artifact, Runtime
+from slimmable.runtime import Runtime
 from slimmable.runtime.backends import BackendName
-from slimmable.runtime.memory import footprint
 
 BACKENDS: dict[BackendName, str] = {
     "onnx": "onnxruntime",
@@ -57,9 +55,6 @@ BACKENDS: dict[BackendName, str] = {
 }
 SHORTEST = 20.0
 """Milliseconds: shorter runs are repeated, or the clock would be measured."""
-PLACES = 3
-"""How often the sessions of a cell are made."""
-
 Part = dict[str, Any]
 """What was measured of a network on a runtime, as it is in the record."""
 Sides = dict[str, Callable[[], object]]
@@ -97,15 +92,15 @@ class Cell:
 def latencies(case: Case, backend: BackendName, batches: list[int], options: argparse.Namespace) -> list[Cell]:
     """Every width and batch of a network on a runtime.
 
-    Where a session's memory happens to lie is worth a few percent, so all sides are made anew ``PLACES`` times, ours
-    before the others or after them in turn.
+    Where a session's memory happens to lie is worth a few percent, so all sides are made anew many times, ours before
+    the others or after them in turn.
     """
     cells: list[Cell] = []
     for width in case.widths:
         found: dict[int, list[Times]] = {batch: [] for batch in batches}
         differences: dict[int, list[float]] = {batch: [] for batch in batches}
         make = partial(natives, case, backend, width, options.threads)
-        for place in range(PLACES):
+        for place in range(options.places):
             before = (make(), make()) if place % 2 else None
             with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
                 first, second = before or (make(), make())
@@ -135,14 +130,15 @@ def noise(case: Case, batch: int) -> np.ndarray:
 
 def timed(sides: Sides, batch: int, options: argparse.Namespace) -> Times:
     """Milliseconds of all sides; large batches take long and stray less, so they have fewer rounds."""
-    rounds, warm_up = (options.rounds, 2) if batch == 1 else (max(options.rounds // 7, 2), 1)
+    rounds, warm_up = (options.rounds, 2) if batch == 1 else (max(options.rounds // 3, 1), 1)
     return interleaved(sides, rounds=rounds, warm_up=warm_up, clock=options.clock, least=SHORTEST)
 
 
 def cell(case: str, label: str, width: str, batch: int, found: list[Times], difference: float) -> Cell:
     """Ratios of all rounds, wherever the memory lay."""
     native, ours, control = ([ms for its in found for ms in its[name]] for name in ("native", "ours", "control"))
-    return Cell(case, label, width, batch, Ratio.of(ours, native), Ratio.of(control, native), difference)
+    both = [(one + other) / 2 for one, other in zip(native, control, strict=True)]
+    return Cell(case, label, width, batch, Ratio.of(ours, both), Ratio.of(control, native), difference)
 
 
 def array(value: Any) -> np.ndarray:
@@ -160,7 +156,7 @@ def extracted(case: Case, options: argparse.Namespace) -> list[Cell]:
     x = case.inputs[:1].numpy()
     for width in case.widths:
         found: list[Times] = []
-        for _ in range(PLACES):
+        for _ in range(options.places):
             made = [natives(case, "torch", width, options.threads) for _ in range(3)]
             sides = {name: partial(run, x) for name, run in zip(("native", "ours", "control"), made, strict=True)}
             found.append(timed(sides, 1, options))
@@ -208,19 +204,19 @@ def cached(case: Case, backend: BackendName, options: argparse.Namespace) -> flo
     return took
 
 
-def sizes(case: Case) -> dict[str, float]:
-    """Bytes of the artifact with one runtime, of the files it replaces, and of one with thirty widths."""
+def sizes(case: Case, stored: int) -> dict[str, float]:
+    """Bytes of the artifact with one runtime, of the files it replaces, and of one with many widths."""
     one = case.folder / "one.slim"
     write_artifact(case.net, one, case.widths, example_inputs=case.inputs, backends=["onnx"])
     generator = Random(1)
-    many = {f"{at}": case.net.space.random_uniform(generator) for at in range(60)}
-    distinct = dict(list({widths: name for name, widths in many.items()}.items())[:30])
+    many = {f"{at}": case.net.space.random_uniform(generator) for at in range(2 * stored)}
+    distinct = dict(list({widths: name for name, widths in many.items()}.items())[:stored])
     many = {name: widths for widths, name in distinct.items()}
     slimmable.calibrate(case.net, [case.inputs], list(many.values()))
     thirty = case.folder / "thirty.slim"
     write_artifact(case.net, thirty, many, example_inputs=case.inputs, backends=["onnx"], tables="float16")
     files = [case.native(name, "onnx").stat().st_size for name in case.widths]
-    widest = case.native("1.0", "onnx").stat().st_size
+    widest = max(files)
     return {
         "artifact": one.stat().st_size,
         "widest": widest,
@@ -228,63 +224,6 @@ def sizes(case: Case) -> dict[str, float]:
         "thirty": thirty.stat().st_size,
         "thirty_widths": len(many),
     }
-
-
-_NATIVE_MEMORY = """
-import json, sys, time
-import numpy as np, onnxruntime
-from slimmable.runtime.buffers import trim
-from slimmable.runtime.memory import own_memory, watched
-small, path, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-x = np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32)
-def load(path):
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    session.run(None, {session.get_inputs()[0].name: x})
-    return session
-session = load(small)
-del session
-trim()
-before = own_memory()
-with watched() as most:
-    session = load(path)
-    trim()
-    time.sleep(0.5)
-    after = own_memory()
-print(json.dumps([after["VmRSS"] - before["VmRSS"], most[0] - before["RssAnon"]]))
-"""
-
-
-def memory(case: Case) -> dict[str, dict[str, float]]:
-    """Memory of a session of ONNX Runtime: from the artifact, and from a file of its own."""
-    found: dict[str, dict[str, float]] = {}
-    artifact = Artifact(case.artifact)
-    with ordinary_class():
-        _watch(case, artifact, found)
-    return found
-
-
-@contextmanager
-def ordinary_class() -> Iterator[None]:
-    """Inside, no real-time class, in which a thread that watches memory would wait for what it watches."""
-    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, before, parameters)
-
-
-def _watch(case: Case, artifact: Artifact, found: dict[str, dict[str, float]]) -> None:
-    for width in case.widths:
-        ours = footprint(case.artifact, backend="onnx", index=artifact.index(width))
-        arguments = [str(case.native("0.25", "onnx")), str(case.native(width, "onnx")), str(case.inputs.shape[-1])]
-        done = subprocess.run(
-            [sys.executable, "-c", _NATIVE_MEMORY, *arguments], capture_output=True, text=True, check=True
-        )
-        steady, peak = json.loads(done.stdout.strip().splitlines()[-1])
-        found[width] = {"ours": ours.steady, "ours_peak": ours.peak, "native": steady, "native_peak": peak}
 
 
 def part(case: Case, backend: BackendName, options: argparse.Namespace) -> Part:
@@ -298,7 +237,9 @@ def part(case: Case, backend: BackendName, options: argparse.Namespace) -> Part:
     if backend == "torch":
         cells += extracted(case, options)
     if backend == "onnx":
-        found |= {"sizes": sizes(case), "memory": memory(case)}
+        files, side = partial(case.native, suffix="onnx"), case.inputs.shape[-1]
+        memory = measured(case.artifact, files, list(case.widths), side=side, times=min(options.places, 3))
+        found |= {"sizes": sizes(case, options.stored), "memory": memory}
     return {**found, "cells": [cell.to_json() for cell in cells]}
 
 
@@ -324,6 +265,7 @@ def figures_of(parts: dict[str, Part]) -> dict[str, float]:
         every = [each for its in onnx for each in its["memory"].values()]
         figures["memory_ratio"] = max(each["ours"] / each["native"] for each in every)
         figures["peak_ratio"] = max(each["ours_peak"] / each["native_peak"] for each in every)
+        figures["takeover_ratio"] = max(each["ours_switching"] / each["native_switching"] for each in every)
     mobile = [its["switching"] for name, its in parts.items() if "mobilenet" in name and name.endswith(" torch")]
     if mobile:
         figures["torch_switch_ms"] = max(each["ours"] for its in mobile for each in its.values())
@@ -362,10 +304,13 @@ def show_all(parts: dict[str, Part]) -> None:
 
 def main() -> None:
     """Run the benchmark; see ``--help``."""
-    command = parser(__doc__, rounds=15)
+    command = parser(__doc__, rounds=6)
     command.add_argument("--networks", default=",".join(NETWORKS), help="which networks (default: all)")
     command.add_argument("--runtimes", default=",".join(BACKENDS), help="which runtimes (default: all)")
     command.add_argument("--batches", default="1,32", help="sizes of batches (default: %(default)s)")
+    command.add_argument("--widths", default=",".join(WIDTHS), help="which widths (default: all)")
+    command.add_argument("--places", type=int, default=9, help="how often all are made anew (default: %(default)s)")
+    command.add_argument("--stored", type=int, default=30, help="widths of the large artifact (default: %(default)s)")
     command.add_argument("--size", type=int, help="side of the image in pixels (default: each network's own)")
     options = command.parse_args()
     torch.set_num_threads(options.threads)
@@ -374,7 +319,7 @@ def main() -> None:
     parts: dict[str, Part] = {f"{name} {backend}": {} for name in NETWORKS for backend in BACKENDS} | known
     for name in options.networks.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            each = case(name, Path(folder), size=options.size)
+            each = case(name, Path(folder), options.widths.split(","), size=options.size)
             for backend in chosen:
                 parts[f"{name} {backend}"] = part(each, backend, options)
                 there = {name: its for name, its in parts.items() if its}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,6 +23,9 @@ NETWORKS = {
     "resnet50": ("torchvision:resnet50", 224),
     "mobilenet_v1_cifar": ("slimmable:mobilenet_v1_cifar", 32),
 }
+
+
+WIDTHS = ("0.25", "0.5", "0.75", "1.0", "drawn")
 
 
 @dataclass
@@ -46,14 +49,14 @@ class Case:
         return self.folder / f"{self.name}-{width}.{suffix}"
 
 
-def case(name: str, folder: Path, *, size: int | None = None) -> Case:
+def case(name: str, folder: Path, names: Sequence[str] = WIDTHS, *, size: int | None = None) -> Case:
     """A network with made-up weights and batch-norm statistics measured on noise: all but accuracy is real."""
     known, own = NETWORKS[name]
     side = size or own
     torch.manual_seed(0)
     net = slimmable.convert(build_model(known, num_classes=1000).model, torch.randn(2, 3, side, side)).eval()
-    widths = {f"{ratio}": net.space.uniform(ratio) for ratio in (0.25, 0.5, 0.75, 1.0)}
-    widths["drawn"] = net.space.random(Random(0))
+    drawn = net.space.random(Random(0))
+    widths = {name: drawn if name == "drawn" else net.space.uniform(float(name)) for name in names}
     slimmable.calibrate(net, [torch.randn(8, 3, side, side)], list(widths.values()))
     return Case(name, net, widths, torch.randn(2, 3, side, side), folder)
 

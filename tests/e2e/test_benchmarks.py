@@ -48,12 +48,15 @@ CELLS = ("ratio", "median", "control", "difference")
         ),
         (
             "deploy",
-            ["--networks", "mobilenet_v1_cifar", "--runtimes", "onnx,torch", "--batches", "1"],
+            [
+                *("--networks", "mobilenet_v1_cifar", "--runtimes", "onnx,torch", "--batches", "1"),
+                *("--widths", "0.25,1.0", "--places", "1", "--stored", "2"),
+            ],
             [
                 *(f"{name}_{what}" for name in ("onnxruntime", "torch") for what in CELLS),
                 *("extracted_ratio", "extracted_median", "extracted_control", "extracted_difference"),
                 *("onnxruntime_switch_ratio", "artifact_size_ratio", "separate_size_ratio", "artifact30_size_ratio"),
-                *("memory_ratio", "peak_ratio", "torch_switch_ms", "cached_us"),
+                *("memory_ratio", "peak_ratio", "takeover_ratio", "torch_switch_ms", "cached_us"),
             ],
         ),
         (
