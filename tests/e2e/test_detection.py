@@ -12,7 +12,7 @@ from slimmable.tasks.detection.shapes import write_shapes
 from tests.e2e.killed import assert_a_killed_run_goes_on
 from tests.unit.recipes.scenes import SIZE, TINY, TINY_MAPS
 
-EPOCHS = 12
+EPOCHS = 6
 UNIVERSAL = ("method.kind=us-net", "calibration={samples: 8}", "evaluation.widths=0.5,1.0")
 """Any width, calibrated afterwards."""
 

@@ -1,7 +1,7 @@
 """Conversion of networks people have, of as many families: the laws of a conversion hold for each."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import pytest
@@ -17,18 +17,20 @@ import slimmable
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its input size, its independent widths and its elastic layers of all."""
+    """A network, its input size, its independent widths and its elastic layers of all, and how it is built."""
 
     name: str
     size: int
     groups: int
     elastic: int
     layers: int
+    options: dict[str, int] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         library, _, name = self.name.partition(":")
         torch.manual_seed(0)
-        model = torchvision.models.get_model(name) if library == "torchvision" else timm.create_model(name)
+        create = torchvision.models.get_model if library == "torchvision" else timm.create_model
+        model = create(name, **self.options)
         return model.eval()
 
 
@@ -41,7 +43,7 @@ CASES = [
     Case("torchvision:regnet_y_400mf", 64, 52, 86, 86),
     Case("torchvision:resnext50_32x4d", 64, 37, 54, 54),
     Case("torchvision:swin_t", 224, 16, 53, 53),
-    Case("torchvision:vit_b_16", 224, 13, 50, 50),
+    Case("torchvision:vit_b_16", 64, 13, 50, 50, {"image_size": 64}),
     Case("torchvision:googlenet", 64, 61, 64, 64),
     Case("torchvision:efficientnet_b0", 64, 36, 82, 82),
     Case("torchvision:squeezenet1_1", 64, 25, 26, 26),
@@ -53,7 +55,7 @@ CASES = [
     Case("timm:dla34", 64, 25, 38, 38),
     Case("timm:repvgg_a0", 64, 5, 45, 45),
     Case("timm:seresnet50", 64, 53, 86, 86),
-    Case("timm:vit_tiny_patch16_224", 224, 25, 50, 50),
+    Case("timm:vit_tiny_patch16_224", 64, 25, 50, 50, {"img_size": 64}),
     Case("timm:fastvit_t8", 64, 12, 69, 69),
     Case("timm:levit_128s", 224, 39, 52, 52),
     Case("timm:ecaresnet50t", 64, 39, 72, 72),

@@ -133,11 +133,11 @@ def _shapes(kind: DetectionKind) -> Recipe:
 
 def _smoke(base: Recipe) -> Recipe:
     assert isinstance(base.task, DetectionSettings)
-    data = replace(base.task.data, train_images=120, test_images=24)
+    data = replace(base.task.data, train_images=48, test_images=16)
     return base.model_copy(
         update={
             "task": base.task.model_copy(update={"data": data}),
-            "train": replace(base.train, epochs=3, warmup_epochs=0.5, validate_every=3),
+            "train": replace(base.train, epochs=2, warmup_epochs=0.5, validate_every=2),
         }
     )
 

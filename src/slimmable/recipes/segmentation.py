@@ -4,6 +4,8 @@ VOC is looked for in ``data/voc``: ``VOCdevkit/VOC2012`` as it is unpacked; ``ta
 in any folder of images and label maps, or in COCO's format.
 """
 
+from dataclasses import replace
+
 from slimmable.recipes.config import CalibrationSettings, EvaluationSettings, Recipe
 from slimmable.recipes.methods import UsNet
 from slimmable.recipes.segmentation_sections import SegmentationSettings, SegmenterSettings
@@ -17,8 +19,11 @@ def shapes() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """US-Net, LR-ASPP on a small ResNet, drawn shapes, two epochs: a check that everything works."""
-    return _shapes(epochs=2)
+    """``segmentation/shapes`` on few images for two epochs: a check that everything works."""
+    base = _shapes(epochs=2)
+    assert isinstance(base.task, SegmentationSettings)
+    data = replace(base.task.data, train_images=80, test_images=16)
+    return base.model_copy(update={"task": base.task.model_copy(update={"data": data})})
 
 
 def voc_deeplabv3() -> Recipe:
