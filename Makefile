@@ -43,10 +43,11 @@ format: $(STAMP) ## put the sources into shape
 clean: ## remove what the other targets made, the environment included
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist site
 
+# Compiling all that PyTorch brings takes over a minute; what is used is compiled when it is imported first.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slimmable needs Python 3.11 or later, found " \
 	    + sys.version.split()[0] + "; cure: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
 	    --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -116,12 +116,16 @@ def test_it_survives_what_is_no_http_and_ends_in_order():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_comes_before_anybody_listens_is_not_lost(number):
-    before = signal.getsignal(signal.SIGTERM)
+    before, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     reached = []
 
-    with _ended_by_signals():
-        signal.raise_signal(number)
-        reached.append("what would serve for ever")
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have jobs in the background ignore it
+        with _ended_by_signals():
+            signal.raise_signal(number)
+            reached.append("what would serve for ever")
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
 
     assert not reached
     assert signal.getsignal(signal.SIGTERM) is before
