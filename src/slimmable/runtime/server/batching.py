@@ -161,6 +161,8 @@ class Batcher:
         try:
             run = self._model.run(*together, remaining=min(dues) - self._model.now() if dues else None)
         except DeploymentError as error:
+            if len(jobs) > 1 or not self._runs_on_zeros(together):
+                raise
             # Types and sizes are right by now: it is a value, such as an index behind the end of a table.
             reason = " ".join(str(error).split())[:300]
             raise Refused("unfit", f"the network cannot run on the values of this request: {reason}") from error
@@ -170,3 +172,11 @@ class Batcher:
             raise DeploymentError(f"{ends[-1]} examples gave outputs of {found} examples")
         rows = zip(*(np.split(output, ends[:-1]) for output in run.outputs), strict=True)
         return [Part(outputs=list(row), run=run, together=int(ends[-1])) for row in rows]
+
+    def _runs_on_zeros(self, inputs: list[np.ndarray]) -> bool:
+        """Whether the network runs on other values; if not, that it failed is the server's fault."""
+        try:
+            self._model.run(*map(np.zeros_like, inputs))
+        except DeploymentError:
+            return False
+        return True

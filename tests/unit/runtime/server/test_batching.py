@@ -164,6 +164,19 @@ def test_a_value_that_the_network_cannot_take_fails_its_own_request_alone(made, 
     assert ("a run failed" in caplog.text) == (seen is not Refused)
 
 
+def test_a_network_that_runs_on_nothing_is_a_fault_of_the_server(made, caplog):
+    faulty = made()
+
+    def fail(*inputs, at=None):
+        raise DeploymentError("no memory is left")
+
+    faulty.runtime.run = fail
+
+    with pytest.raises(DeploymentError, match="no memory is left"):
+        faulty.batcher.submit(Job(inputs=[image()], queued=0.0)).result(10)
+    assert "a run failed" in caplog.text
+
+
 def test_outputs_of_another_number_of_examples_are_a_fault_of_the_server(made):
     faulty = made()
     faulty.runtime.run = lambda *inputs, at=None: [np.zeros((3, 5))]
