@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from slimmable.core.description import check_description, check_space
 from slimmable.core.extra_states import extra_states, is_extra, require_extra_states, take_extra_states
 from slimmable.core.norms import blank_tensors
 from slimmable.core.portable import Portable
@@ -273,7 +274,7 @@ def restore_network(net: SlimmableModel, tensors: Mapping[str, Tensor], metadata
         CheckpointError: Another structure; nothing has been changed.
     """
     try:
-        check_description(net, metadata)
+        check_description(net.space, net.batch_norm, metadata)
         states = {**metadata.get(_STATES, {}), **{name: each for name, each in tensors.items() if is_extra(name)}}
         tensors = {name: each for name, each in tensors.items() if name not in states}
         require_extra_states(net, states)
@@ -318,44 +319,6 @@ def _expected_tensors(net: SlimmableModel, metadata: Mapping[str, Any]) -> dict[
         blank = blank_tensors(net.norm_layers, widths, like, affine=entry["kind"] == "private")
         expected |= {f"tables.{place}.{name}": tensor for name, tensor in blank.items()}
     return expected
-
-
-def check_description(net: SlimmableModel, metadata: Mapping[str, Any]) -> None:
-    """Pass if a checkpoint's network is of the structure of ours.
-
-    Raises:
-        CheckpointError: It is not; the message names the first difference.
-    """
-    check_space(net.space, metadata["space"])
-    if metadata["batch_norm"] != net.batch_norm:
-        raise CheckpointError(
-            f"the checkpoint's batch norm is {metadata['batch_norm']}, this network's is {net.batch_norm}; "
-            "convert with the same switches and batch_norm"
-        )
-
-
-def check_space(ours: WidthSpace, theirs: Mapping[str, Any]) -> None:
-    """Pass if a checkpoint's space is ours.
-
-    Raises:
-        CheckpointError: It is not; the message names the first difference.
-    """
-    other = WidthSpace.from_json(theirs)
-    for mine, its in zip(ours.groups, other.groups, strict=False):
-        if mine != its:
-            raise CheckpointError(
-                f"the checkpoint's width group is {its}, here it is {mine}; "
-                "convert the same network with the same options"
-            )
-    if len(ours.groups) != len(other.groups):
-        raise CheckpointError(
-            f"the checkpoint has {len(other.groups)} width groups, this network has {len(ours.groups)}"
-        )
-    if ours != other:
-        raise CheckpointError(
-            f"the checkpoint's space has ratios {other.min_ratio} to {other.max_ratio} and ties {other.ties}; "
-            f"here they are {ours.min_ratio} to {ours.max_ratio} and {ours.ties}"
-        )
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

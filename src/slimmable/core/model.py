@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from slimmable.core.checkpoint import check_description
+from slimmable.core.description import check_description
 from slimmable.core.extract import Fold, extract
 from slimmable.core.norms import NormLayer, NormTable, blank_tensors, fixed_tensors
 from slimmable.core.parts import Dissected, dissected
@@ -260,7 +260,7 @@ class SlimmableModel(nn.Module):
             CheckpointError: The state belongs to a network of another space.
         """
         found = json.loads(state)
-        check_description(self, found)
+        check_description(self.space, self.batch_norm, found)
         own = self._state
         like = next((buffer for table in own.tables.values() for buffer in table.buffers()), torch.zeros(()))
         before, tables = own.tables, dict[Widths, NormTable]()

@@ -15,10 +15,10 @@ from torch import nn
 
 from slimmable.core.analysis import Analysis
 from slimmable.core.assemble import assemble
+from slimmable.core.foreseen import Foreseen
 from slimmable.core.groups import Grouping
 from slimmable.core.model import SlimmableModel
 from slimmable.core.prove import (
-    Foreseen,
     NarrowFailure,
     compare_shapes,
     rehearse,

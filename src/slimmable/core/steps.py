@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slimmable.core.foreseen import Foreseen
 from slimmable.core.trace import Call, Trace, tensors
 from slimmable.core.twins import with_tensors, without_data
-
-if TYPE_CHECKING:
-    from slimmable.core.prove import Foreseen
 
 _ATEN = torch.ops.aten
 _IGNORED = frozenset(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import slimmable
 from slimmable.core import narrow, prove
-from slimmable.core.prove import Foreseen
+from slimmable.core.foreseen import Foreseen
 from slimmable.core.steps import Step, Watch, agree, reference
 from slimmable.core.trace import trace
 from slimmable.core.twins import hollow, hollow_inputs
