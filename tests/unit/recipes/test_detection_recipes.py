@@ -113,8 +113,9 @@ def test_costs_and_artifacts_of_voc_are_for_the_size_of_training(name):
 @pytest.mark.parametrize(("size", "crop", "side"), [(40, 32, 32), (40, 64, 40)], ids=["cut", "whole"])
 def test_an_artifact_sees_what_evaluation_sees(size, crop, side, tmp_path):
     root = write_shapes(tmp_path, images=(2, 1), side=96)
-    sizes = [f"task.data.size={size}", f"task.data.crop={crop}"]
-    section = read_recipe("segmentation/smoke", ["task.data.dataset=folder", f"task.data.root={root}", *sizes]).task
+    changes = [f"task.data.size={size}", f"task.data.crop={crop}", "task.data.dataset=folder", f"task.data.root={root}"]
+    every = ["task.data.train_images=null", "task.data.test_images=null"]
+    section = read_recipe("segmentation/smoke", [*changes, *every]).task
     task = section.build()
     facts = section.facts(task)
     taken = ImageInput(name="images", shape=(None, *facts.input_size), dtype="float32")
