@@ -67,7 +67,11 @@ def ordinary_class() -> Iterator[None]:
 
 def _asked(kind: str, artifact: Path, files: dict[str, str], width: str, side: int) -> dict[str, int]:
     arguments = json.dumps([kind, str(artifact), files, width, side])
-    done = subprocess.run([sys.executable, __file__, arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"memory of {kind} sessions at width {width} was not measured:\n{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -2,8 +2,8 @@
 
 A request takes the session that serves when it begins and keeps it to its end, whatever is switched meanwhile; a
 session that is dropped closes when nobody refers to it any more, behind its last request. So no request fails or waits
-because of a switch, and none takes a lock: behind a run that went through the whole cache, every line of Python costs
-a microsecond.
+because of a switch, and at the width that serves none takes a lock: behind a run that went through the whole cache,
+every line of Python costs a microsecond.
 """
 
 from __future__ import annotations
@@ -248,21 +248,26 @@ class Runtime:
             with self._lock:
                 self._refuse_closed()
                 known = index in self._live
-            made = None if known else self._made(index)
-            with self._lock:
-                if self._closed:  # meanwhile; nobody else knows of the session
-                    made = None
-                    self._refuse_closed()
-                if made is not None:
+                closing = self._taken_up(index, serve=serve) if known else []
+            if not known:
+                made = self._made(index)
+                with self._lock:
+                    if self._closed:  # meanwhile; nobody else knows of the session
+                        made = None
+                        self._refuse_closed()
                     self._live[index] = made
                     made = None
-                if serve and self._wanted == index:
-                    self._activate(index)
-                closing = self._surplus(index)
+                    closing = self._taken_up(index, serve=serve)
         if closing:
             self._let_go(closing)
         if not known:
             self._tidy_later()
+
+    def _taken_up(self, index: int, *, serve: bool) -> list[_Live]:
+        """Let a width that has a session serve if wanted; what is too much then."""
+        if serve and self._wanted == index:
+            self._activate(index)
+        return self._surplus(index)
 
     def _surplus(self, index: int) -> list[_Live]:
         """Drop the sessions used longest ago, but not this one; they are closed when the list is cleared."""

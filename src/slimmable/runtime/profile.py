@@ -20,12 +20,13 @@ from slimmable.record import Json, atomic_write_json, cpu_quota, environment
 from slimmable.runtime.forecast import Speed
 from slimmable.runtime.switchable import Input, Switchable
 
-SCHEMA = 1
+SCHEMA = 2
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "executorch": "executorch"}
 _TURNS = 3
 _SOLID = 0.1
 """Seconds: runs that are shorter are made more often, or a moment's disturbance would be all that is seen of them."""
 _OFTEN = 10
+"""How many times as often at most."""
 _PAYS = 0.9
 _DISTURBED = 1.5
 
@@ -135,9 +136,10 @@ def measure(
 ) -> Profile:
     """Times of stored widths, taken in turns, so that what disturbs the device for a while disturbs all of them.
 
-    If the runtime keeps too few sessions for that, turns are longer: every width is built three times. Each turn has
-    its share of the time, lest all that is seen of a width is how it runs at first. Short runs are made up to ten times
-    as often, until they have taken a tenth of a second together.
+    If the runtime keeps too few sessions for that, turns are longer: every width is built three times, or less often
+    where that alone would take longer than all may. Each turn has its share of the time, lest all that is seen of a
+    width is how it runs at first. Short runs are made up to ten times as often, until they have taken a tenth of a
+    second together.
 
     Args:
         runtime: What runs them.
@@ -145,7 +147,7 @@ def measure(
         batches: Examples of a run; 1 is always among them.
         rounds: Runs of each width and batch, unless they are short.
         least: Runs that are made even if ``seconds`` are over; of batches about half.
-        seconds: About how long it may take, but for short runs.
+        seconds: About how long it may take; ``least`` runs, and a tenth of a second of short ones, may take longer.
         clock: Seconds.
     """
     sizes = sorted({1, *batches})
@@ -157,10 +159,12 @@ def measure(
         runtime.run(*inputs[size], at=index)
         return round(1e3 * (clock() - begin), 6)
 
+    began = clock()
     for index in indices:
         once(index, 1)
+    looked = clock() - began
     together = set(indices) <= set(runtime.ready)
-    turns = rounds if together else min(rounds, _TURNS)
+    turns = rounds if together else max(1, min(rounds, _TURNS, int(seconds / max(looked * len(sizes), 1e-9))))
     visits = [
         (turn, indices[(place + turn) % len(indices)], size)
         for turn in range(turns)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slimmable.errors import DeploymentError
+from slimmable.runtime.inputs import Likeness, likeness_of, remember
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Entry:
 class Entries:
     """All inputs, in order.
 
-    Arrays like those that fitted last are not looked at again: behind a run that went through the whole cache, each
-    line of Python between two runs costs a microsecond.
+    Arrays like some that fitted are not looked at again: behind a run that went through the whole cache, each line of
+    Python between two runs costs a microsecond.
 
     Args:
         entries: What they must be like.
@@ -41,8 +42,8 @@ class Entries:
 
     def __init__(self, entries: Sequence[Entry], *, batch: int | None, last: bool) -> None:
         self._entries, self._batch, self._last = tuple(entries), batch, last
-        self._like: tuple[Any, ...] | None = None
-        self._turned = last and len(entries) == 1 and len(entries[0].shape) == 4
+        self._written = any(each.written for each in entries)
+        self._known: set[Likeness] = set()
 
     def tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
         """Inputs as tensors.
@@ -50,11 +51,10 @@ class Entries:
         Raises:
             DeploymentError: Their number, or shape, type or batch of one, is another.
         """
-        if len(inputs) == 1 and type(inputs[0]) is np.ndarray:
-            value = inputs[0]
-            if (value.shape, value.strides, value.dtype) == self._like:
-                tensor = torch.from_numpy(value)
-                return [tensor.contiguous(memory_format=torch.channels_last) if self._turned else tensor]
+        likeness = likeness_of(inputs)
+        if likeness in self._known:
+            made = list(map(torch.from_numpy, inputs))
+            return [*map(_turned, made)] if self._last else made
         if len(inputs) != len(self._entries):
             raise DeploymentError(f"the network takes {len(self._entries)} inputs, got {len(inputs)}")
         found: list[Tensor] = []
@@ -62,15 +62,19 @@ class Entries:
         for value, entry in zip(inputs, self._entries, strict=True):
             tensor = _tensor(value, len(found))
             size = _checked(tensor, entry, len(found), size, any_batch=self._batch is None)
-            if self._last and tensor.dim() == 4:
-                tensor = tensor.to(memory_format=torch.channels_last)
-            elif not self._last:
-                tensor = tensor.contiguous()
+            tensor = _turned(tensor) if self._last else tensor.contiguous()
             found.append(tensor.clone() if entry.written else tensor)
-        if len(inputs) == 1 and type(inputs[0]) is np.ndarray and not self._entries[0].written:
-            value = inputs[0]
-            self._like = (value.shape, value.strides, value.dtype) if value.flags.c_contiguous else None
+        if likeness is not None and not self._written and all(map(_in_order, inputs)):
+            remember(self._known, likeness)
         return found
+
+
+def _in_order(value: np.ndarray) -> bool:
+    return value.flags.c_contiguous and min(value.strides, default=0) >= 0
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def _checked(tensor: Tensor, entry: Entry, at: int, size: int | None, *, any_batch: bool) -> int:
@@ -96,9 +100,9 @@ def _is_array(value: Any) -> bool:
 
 def _tensor(value: Any, at: int) -> Tensor:
     if isinstance(value, np.ndarray):
-        plain = value.flags.c_contiguous or min(value.strides, default=0) >= 0
+        backwards = min(value.strides, default=0) < 0
         try:
-            return torch.from_numpy(value if plain else np.ascontiguousarray(value))
+            return torch.from_numpy(value.copy() if backwards else value)
         except (TypeError, ValueError) as error:
             raise DeploymentError(f"input {at} cannot be a tensor: {error}; convert it to float32 first") from error
     if not isinstance(value, Tensor):

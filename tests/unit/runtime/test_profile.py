@@ -51,6 +51,16 @@ def test_it_takes_about_the_time_it_is_given():
     assert [len(found.times[place][1]) for place in range(4)] == [34, 30, 30, 30]  # 34 of 3 ms are a tenth of a second
 
 
+def test_widths_are_not_built_again_and_again_when_that_takes_all_the_time():
+    runtime = FakeRuntime(seconds=(0.1, 0.2, 0.4, 0.8), keep=2)
+
+    found = measure(runtime, range(4), batches=(1, 8), seconds=3.0, clock=runtime.clock)
+
+    places = [place for place, _ in runtime.runs[4:]]
+    assert sum(a != b for a, b in pairwise(places)) == 3
+    assert [(len(its[1]), len(its[8])) for its in found.times.values()] == [(5, 3)] * 4
+
+
 def test_no_width_is_judged_by_its_first_moments():
     class Disturbed(FakeRuntime):
         def run(self, *inputs, at=None):

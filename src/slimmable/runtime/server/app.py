@@ -183,7 +183,7 @@ def create_app(model: AdaptiveModel, *, settings: Settings | None = None) -> Fas
     * ``GET /health``: whether requests are taken.
 
     Everything wrong with a request is answered by a status from 400 to 499 and ``{"error": ...}``; 503 says that the
-    queue is full, or that the server is shutting down.
+    queue is full, or that the server is shutting down, 500 that the network runs on zeros as little as on the request.
 
     Args:
         model: What answers; it stays open.

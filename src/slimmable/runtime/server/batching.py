@@ -158,14 +158,13 @@ class Batcher:
             for each in zip(*(job.inputs for job in jobs), strict=True)
         ]
         dues = [job.due for job in jobs if job.due is not None]
+        remaining = min(dues) - self._model.now() if dues else None
         try:
-            run = self._model.run(*together, remaining=min(dues) - self._model.now() if dues else None)
-        except DeploymentError as error:
-            if len(jobs) > 1 or not self._runs_on_zeros(together):
+            run = self._model.run(*together, remaining=remaining)
+        except DeploymentError:
+            if len(jobs) > 1:
                 raise
-            # Types and sizes are right by now: it is a value, such as an index behind the end of a table.
-            reason = " ".join(str(error).split())[:300]
-            raise Refused("unfit", f"the network cannot run on the values of this request: {reason}") from error
+            run = self._again(together, remaining)
         ends = np.cumsum([job.examples for job in jobs])
         found = [len(output) for output in run.outputs]
         if any(count != ends[-1] for count in found):
@@ -173,10 +172,17 @@ class Batcher:
         rows = zip(*(np.split(output, ends[:-1]) for output in run.outputs), strict=True)
         return [Part(outputs=list(row), run=run, together=int(ends[-1])) for row in rows]
 
-    def _runs_on_zeros(self, inputs: list[np.ndarray]) -> bool:
-        """Whether the network runs on other values; if not, that it failed is the server's fault."""
+    def _again(self, inputs: list[np.ndarray], remaining: float | None) -> Run:
+        """Run what failed once more, behind zeros in its place: where they fail, too, it is the server's fault.
+
+        Raises:
+            Refused: Zeros run, these inputs do not. Types and sizes are right by now: it is a value, such as an index
+                behind the end of a table.
+            DeploymentError: Zeros do not run either.
+        """
+        self._model.run(*map(np.zeros_like, inputs), remaining=remaining)
         try:
-            self._model.run(*map(np.zeros_like, inputs))
-        except DeploymentError:
-            return False
-        return True
+            return self._model.run(*inputs, remaining=remaining)
+        except DeploymentError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise Refused("unfit", f"the network cannot run on the values of this request: {reason}") from error

@@ -177,6 +177,38 @@ def test_a_network_that_runs_on_nothing_is_a_fault_of_the_server(made, caplog):
     assert "a run failed" in caplog.text
 
 
+def test_a_width_that_has_no_memory_for_a_request_is_a_fault_of_the_server(made):
+    faulty = made()
+    run = faulty.runtime.run
+
+    def run_or_fail(*inputs, at=None):
+        if at is not None:
+            raise DeploymentError("no memory is left")
+        return run(*inputs)
+
+    faulty.runtime.run = run_or_fail
+    due = faulty.model.now() + 60
+
+    with pytest.raises(DeploymentError, match="no memory is left") as failed:
+        faulty.batcher.submit(Job(inputs=[image()], queued=0.0, due=due)).result(10)
+    assert not isinstance(failed.value, Refused)
+
+
+def test_a_fault_that_passes_is_no_fault(made):
+    faulty = made()
+    run, faults = faulty.runtime.run, [DeploymentError("no memory is left")]
+
+    def run_or_fail(*inputs, at=None):
+        if faults:
+            raise faults.pop()
+        return run(*inputs, at=at)
+
+    faulty.runtime.run = run_or_fail
+
+    [found] = faulty.batcher.submit(Job(inputs=[image()], queued=0.0)).result(10).outputs
+    np.testing.assert_array_equal(found, run(image())[0])
+
+
 def test_outputs_of_another_number_of_examples_are_a_fault_of_the_server(made):
     faulty = made()
     faulty.runtime.run = lambda *inputs, at=None: [np.zeros((3, 5))]
