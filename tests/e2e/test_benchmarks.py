@@ -28,10 +28,11 @@ CELLS = ("ratio", "median", "control", "difference")
     [
         ("step", ["--batch", "2"], ["step_ratio_mobilenet_v1", "step_ratio_resnet20", "step_memory_ratio"]),
         ("forward", ["--size", "64"], ["forward_ratio_max", "switch_ms", "new_switch_ms"]),
-        (
+        pytest.param(
             "latency",
             ["--size", "32", "--count", "8", "--held-out", "2"],
             ["mape", "median_error", "spread", "excess_max", "budget_error", "seconds"],
+            marks=pytest.mark.nightly,
         ),
         (
             "search",
@@ -41,10 +42,11 @@ CELLS = ("ratio", "median", "control", "difference")
                 "brute_force_mismatches",
             ],
         ),
-        (
+        pytest.param(
             "pareco_overhead",
             ["--batch-size", "2", "--widths", "40"],
             ["overhead", "overhead_separate", "proposals", "step_s", "distinct"],
+            marks=pytest.mark.nightly,
         ),
         (
             "deploy",

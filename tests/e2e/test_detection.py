@@ -13,6 +13,9 @@ from tests.e2e.killed import assert_a_killed_run_goes_on
 from tests.unit.recipes.scenes import SIZE, TINY, TINY_MAPS
 
 EPOCHS = 6
+KILLED = ("detection", "segmentation")
+"""Of these a run is killed every time: the other two train as detection does."""
+
 UNIVERSAL = ("method.kind=us-net", "calibration={samples: 8}", "evaluation.widths=0.5,1.0")
 """Any width, calibrated afterwards."""
 
@@ -113,7 +116,19 @@ def test_distillation_of_boxes_is_one_clear_error(tmp_path, capsys):
     assert "set train.distillation=false" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["instance-segmentation", "keypoints"])
+def test_smoke_recipes_run_as_they_are(kind, tmp_path, capsys):
+    """Those of the other tasks run every time, with the commands of the documentation."""
+    assert main(["train", f"{kind}/smoke", "--folder", str(tmp_path / "run")]) == 0
+
+    assert [row[0] for row in lines(capsys)[-4:]] == ["0.25", "0.5", "0.75", "1.0"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in RUNS])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", [kind if kind in KILLED else pytest.param(kind, marks=pytest.mark.nightly) for kind in RUNS]
+)
 def test_a_killed_run_goes_on_to_the_same_weights(kind, tmp_path):
     assert_a_killed_run_goes_on(["train", *RUNS[kind], "--device", "cpu"], tmp_path, epochs=EPOCHS)
