@@ -254,7 +254,7 @@ class Runtime:
                 with self._lock:
                     if self._closed:  # meanwhile; nobody else knows of the session
                         made = None
-                        self._refuse_closed()
+                        raise _closed()
                     self._live[index] = made
                     made = None
                     closing = self._taken_up(index, serve=serve)
