@@ -108,7 +108,7 @@ def test_recorded_figures_keep_what_is_promised(name):
     assert len({row["macs"] for row in rows}) == len(rows) == 9
     assert min(gains) > 0
     assert gains[-1] - gains[0] > 0.1, "the widest is better than the narrowest"
-    assert gains == sorted(gains) or name == "labels", "distilled, a wider network is a better one"
+    assert gains == sorted(gains), "a wider network is a better one"
     assert record["figures"][f"{name}_minutes"] < 10
 
 
