@@ -77,6 +77,7 @@ def test_bench_times_every_width_and_draws_them(run, artifact, tmp_path, capsys)
     assert all(row["memory"]["peak"] >= 0 for row in rows)
     assert plot.read_text().startswith("<svg")
     command = ["export", str(run), "-o", str(tmp_path / "told.slim"), "--widths", "0.25,0.5", "--bench", str(figures)]
+    command += ["--runtime", "onnx,torch"]
     assert main(command) == 0
     for stored in Artifact(tmp_path / "told.slim").widths:
         told = {(each.backend, each.batch): each.milliseconds for each in stored.latencies}

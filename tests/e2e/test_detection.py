@@ -25,6 +25,7 @@ RUNS = {
     "keypoints": ("keypoints/smoke", *TINY, "task.network.norm=frozen"),
     "segmentation": ("segmentation/smoke", *TINY_MAPS, "evaluation.widths=0.5,1.0"),
 }
+KINDS = [pytest.param(kind, marks=pytest.mark.nightly) if kind == "keypoints" else kind for kind in RUNS]
 FIGURES = {
     "detection": ["ap", "ap50"],
     "instance-segmentation": ["ap", "ap50", "mask_ap", "mask_ap50"],
@@ -51,7 +52,7 @@ def lines(capsys):
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_figures_over_a_range_of_widths(runs, kind, tmp_path, capsys):
     folder = runs(kind)
     any_width = kind in ("detection", "segmentation")
@@ -75,7 +76,7 @@ def test_figures_over_a_range_of_widths(runs, kind, tmp_path, capsys):
     assert costs == sorted(costs)
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_sub_network_is_plain_and_finds_the_same(runs, kind, tmp_path, capsys):
     folder, path = runs(kind), tmp_path / "half.safetensors"
 
