@@ -43,7 +43,10 @@ format: $(STAMP) ## put the sources into shape
 clean: ## remove what the other targets made, the environment included
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist site
 
-# Compiling all that PyTorch brings takes over a minute; what is used is compiled when it is imported first.
+# Compiling all that PyTorch brings takes over a minute; what is used is compiled when it is imported first, and kept
+# whatever the environment says: compiling it in every process would take far longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slimmable needs Python 3.11 or later, found " \
 	    + sys.version.split()[0] + "; cure: make PYTHON=/path/to/python3.11")'
