@@ -13,7 +13,7 @@ FIGURES = {"instance-segmentation": "mask_ap50", "keypoints": "keypoint_ap50"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["instance-segmentation", pytest.param("keypoints", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kind", FIGURES)
 def test_precision_rises_at_every_width(kind, tmp_path):
     root = write_shapes(tmp_path / "shapes", images=(420, 40), side=SIDE, arrows=kind == "keypoints")
     changes = [

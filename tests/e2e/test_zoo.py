@@ -76,7 +76,7 @@ def test_conversion_keeps_its_laws(case: Case) -> None:
     with torch.no_grad():
         assert torch.equal(net(images), model(images))
     generator = Random(0)
-    widths_list = [net.space.smallest, net.space.random(generator)]
+    widths_list = [net.space.smallest, *(net.space.random(generator) for _ in range(3))]
     samples = torch.randn(16, 3, case.size, case.size, generator=torch.Generator().manual_seed(2))
     slimmable.calibrate(net, [samples], widths_list)
     for widths in widths_list:

@@ -50,7 +50,7 @@ class Family:
 
 FAMILIES = {
     "digits_cnn": Family(build=digits_cnn, size=(1, 8, 8), widths=steps(0.25, 1, 0.05)),
-    "mobilenet_v1": Family(build=mobilenet_v1, size=(3, 64, 64), widths=steps(0.25, 1, 0.05)),
+    "mobilenet_v1": Family(build=mobilenet_v1, size=(3, 64, 64), widths=steps(0.25, 1)),
     # The search range of the multi-platform paper, and between them the widths of its Table 1.
     "mobilenet_v1_cifar": Family(
         build=mobilenet_v1_cifar, size=(3, 32, 32), widths=(0.2, *steps(0.25, 1, 0.125), *steps(1.1, 1.5, 0.1))
@@ -58,7 +58,7 @@ FAMILIES = {
     "mobilenet_v2": Family(
         build=mobilenet_v2,
         size=(3, 64, 64),
-        widths=steps(0.35, 1, 0.05),
+        widths=steps(0.35, 1),
         options={"exclude": ["features.18"], "follow": mobilenet_v2_expansions()},
     ),
     "mobilenet_v3_large": Family(
