@@ -54,7 +54,7 @@ class ExecuTorchSession:
     ) -> None:
         entries = tuple(Entry(shape, _dtype(name)) for shape, name in program.inputs)
         only = None if program.any_batch else program.batch
-        self._entries, self._most = Entries(entries, batch=only, last=False), program.batch
+        self._entries, self._most = Entries(entries, batch=only, last=False, most=program.batch), program.batch
         self._lock = threading.Lock()
         self._release = release
         self._data: Data | None = data
@@ -69,9 +69,8 @@ class ExecuTorchSession:
                 f"{torch.__version__} (executorch 1.3 for torch 2.12), and not older than the one that exported"
             ) from error
         ALIVE.add(self)
-        self._tensors = [at for at, each in enumerate(found) if isinstance(each, Tensor)]
-        if len(self._tensors) != program.outputs:
-            count = len(self._tensors)
+        count = len(_tensors(found))
+        if count != program.outputs:
             raise DeploymentError(f"the program has {count} outputs, its description says {program.outputs}")
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
@@ -80,27 +79,27 @@ class ExecuTorchSession:
         Raises:
             DeploymentError: Inputs of another number, shape or type than the network takes, or a closed session.
         """
-        given = self._entries.tensors(inputs)
+        plain = self._entries.known(inputs)
+        given = [*map(torch.from_numpy, inputs)] if plain else self._entries.tensors(inputs)
         with self._lock:
-            if self._data is None:
+            module = self._module
+            if module is None:
                 raise DeploymentError("the session is closed; build another one")
             try:
-                arrays = all_arrays(inputs)
-                if given[0].shape[0] > self._most:
-                    whole = self._in_parts(given)
-                    return [each.numpy() for each in whole] if arrays else whole
-                found = self._module.forward(given, False)  # in memory that the next run writes: copied here
-                return [found[at].numpy().copy() if arrays else found[at].clone() for at in self._tensors]
+                if plain:  # behind a run that went through the whole cache, each line of Python costs a microsecond
+                    return [each.numpy().copy() for each in module.forward(given, False) if type(each) is Tensor]
+                return self._looked_at(given, arrays=all_arrays(inputs))
             except RuntimeError as error:
                 raise DeploymentError(
                     f"ExecuTorch fails on these inputs: {str(error).splitlines()[0]}; it has written the reason to the "
                     "standard error"
                 ) from error
 
-    def _in_parts(self, inputs: list[Tensor]) -> list[Tensor]:
-        pieces = zip(*(each.split(self._most) for each in inputs), strict=True)
-        parts = [self._module.forward(list(piece)) for piece in pieces]
-        return [torch.cat([part[at] for part in parts]) for at in self._tensors]
+    def _looked_at(self, given: list[Tensor], *, arrays: bool) -> list[Any]:
+        pieces = zip(*(each.split(self._most) for each in given), strict=True)
+        parts = [_tensors(self._module.forward(list(piece))) for piece in pieces]
+        whole = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+        return [each.numpy() for each in whole] if arrays else whole
 
     def close(self) -> None:
         """Let go of the module, then of its weights."""
@@ -109,6 +108,10 @@ class ExecuTorchSession:
         ALIVE.discard(self)
         if data is not None:
             self._release(data)
+
+
+def _tensors(found: Sequence[Any]) -> list[Tensor]:
+    return [each for each in found if type(each) is Tensor]
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -37,13 +37,18 @@ class Entries:
     Args:
         entries: What they must be like.
         batch: The only batch size that the network runs at; None if it runs at any.
+        most: The largest batch that it runs at in one piece; None if there is none.
         last: Whether tensors of four axes are to be in the order ``channels_last`` instead of the ordinary one.
     """
 
-    def __init__(self, entries: Sequence[Entry], *, batch: int | None, last: bool) -> None:
-        self._entries, self._batch, self._last = tuple(entries), batch, last
+    def __init__(self, entries: Sequence[Entry], *, batch: int | None, last: bool, most: int | None = None) -> None:
+        self._entries, self._batch, self._last, self._most = tuple(entries), batch, last, most
         self._written = any(each.written for each in entries)
         self._known: set[Likeness] = set()
+
+    def known(self, inputs: Sequence[Any]) -> bool:
+        """Whether these are arrays like some that fitted, in order and not above the largest batch."""
+        return likeness_of(inputs) in self._known
 
     def tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
         """Inputs as tensors.
@@ -51,8 +56,7 @@ class Entries:
         Raises:
             DeploymentError: Their number, or shape, type or batch of one, is another.
         """
-        likeness = likeness_of(inputs)
-        if likeness in self._known:
+        if self.known(inputs):
             made = list(map(torch.from_numpy, inputs))
             return [*map(_turned, made)] if self._last else made
         if len(inputs) != len(self._entries):
@@ -64,9 +68,14 @@ class Entries:
             size = _checked(tensor, entry, len(found), size, any_batch=self._batch is None)
             tensor = _turned(tensor) if self._last else tensor.contiguous()
             found.append(tensor.clone() if entry.written else tensor)
+        if self._most is None or (size or 0) <= self._most:
+            self._remember(inputs)
+        return found
+
+    def _remember(self, inputs: Sequence[Any]) -> None:
+        likeness = likeness_of(inputs)
         if likeness is not None and not self._written and all(map(_in_order, inputs)):
             remember(self._known, likeness)
-        return found
 
 
 def _in_order(value: np.ndarray) -> bool:

@@ -164,7 +164,9 @@ def test_a_session_runs_once_when_it_is_made_and_large_batches_in_parts():
         x = torch.randn(3, batch).T
         assert_same(its.run([x]), [x])
         assert its._module.batches[-len(parts) :] == parts
-        assert np.array_equal(its.run([x.numpy()])[0], x.numpy())
+        for again in (x.numpy(), x.numpy().copy("C"), x.numpy().copy("C")):
+            assert np.array_equal(its.run([again])[0], again)
+            assert its._module.batches[-len(parts) :] == parts
 
 
 def test_a_network_that_fixes_the_batch_runs_at_that_one():
@@ -177,24 +179,29 @@ def test_a_network_that_fixes_the_batch_runs_at_that_one():
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 def test_outputs_stay_as_they_are_when_the_session_runs_again(kind):
     its, _ = session()
-    (first,) = its.run([kind(np.zeros((2, 3), np.float32))])
-    kept = first.tolist()
-    its.run([kind(np.ones((2, 3), np.float32))])
-    assert first.tolist() == kept
+    found = [its.run([kind(np.full((2, 3), value, np.float32))]) for value in range(4)]
+    assert [first.tolist() for (first,) in found] == [[[value] * 3] * 2 for value in range(4)]
+    assert {type(first) for (first,) in found} == {type(kind(np.zeros(1)))}
 
 
 def test_a_closed_session_gives_its_memory_back_once_and_runs_no_more():
     its, released = session()
+    its.run([np.ones((1, 3), np.float32)])
     its.close()
     its.close()
     assert len(released) == 1
-    with pytest.raises(DeploymentError, match="closed"):
-        its.run([torch.ones(1, 3)])
+    for value in (torch.ones(1, 3), np.ones((1, 3), np.float32)):
+        with pytest.raises(DeploymentError, match="closed"):
+            its.run([value])
 
 
 def test_what_executorch_refuses_is_an_error_of_ours():
-    with pytest.raises(DeploymentError, match="fails on these inputs: Failed to execute method forward, error: 0x10;"):
-        session(batch=8)[0].run([torch.ones(7, 3)])
+    its, _ = session(batch=8)
+    for _ in range(2):
+        with pytest.raises(
+            DeploymentError, match="fails on these inputs: Failed to execute method forward, error: 0x10;"
+        ):
+            its.run([np.ones((7, 3), np.float32)])
     with pytest.raises(DeploymentError, match=r"refuses the program: Failed to execute.*built for torch"):
         session(any_batch=False, batch=8)
     with pytest.raises(DeploymentError, match="has 1 outputs, its description says 2"):
