@@ -139,6 +139,8 @@ def interleaved(
     repeats = 1
     collecting = gc.isenabled()
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what lives already is not looked through in each round: that takes longer than many a run
     try:
         for round_ in range(-warm_up, rounds):
             gc.collect()
@@ -154,6 +156,7 @@ def interleaved(
                 repeats = max(1, math.ceil(least / max(min(its[-1] for its in times.values()), 1e-6)))
                 times = {name: [] for name in names}
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return times

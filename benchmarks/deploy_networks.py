@@ -109,20 +109,20 @@ def native_openvino(path: Path, threads: int) -> Callable[[np.ndarray], Any]:
 
 
 def native_executorch(path: Path) -> Callable[[np.ndarray], Any]:
-    """A program of ExecuTorch."""
+    """A program of ExecuTorch, from arrays to arrays as all sides here."""
     from executorch.extension.pybindings.portable_lib import _load_for_executorch
 
     program = _load_for_executorch(str(path))
-    return lambda x: program.forward([torch.from_numpy(x)])
+    return lambda x: [each.numpy() for each in program.forward([torch.from_numpy(x)])]
 
 
 def native_torch(plain: nn.Module) -> Callable[[np.ndarray], Any]:
     """A plain network in eager mode."""
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def run(x: np.ndarray) -> Tensor:
+    def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return plain(torch.from_numpy(x).contiguous(memory_format=torch.channels_last))
+            return plain(torch.from_numpy(x).contiguous(memory_format=torch.channels_last)).numpy()
 
     return run
 
