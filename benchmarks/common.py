@@ -119,6 +119,7 @@ def interleaved(
     before: Callable[[str], object] | None = None,
     warm_up: int = 2,
     least: float = 0.0,
+    total: float = 0.0,
 ) -> dict[str, list[float]]:
     """Milliseconds of every run in every round.
 
@@ -132,6 +133,7 @@ def interleaved(
         before: Called with the name before each run, not timed.
         warm_up: Rounds before those that count.
         least: Milliseconds that a run takes at least: what is shorter is run several times, and its mean counts.
+        total: Milliseconds that the rounds of a run take together at least: what is shorter has more of them.
     """
     read = time.perf_counter_ns if clock == "wall" else time.process_time_ns
     names = list(runs)
@@ -142,7 +144,8 @@ def interleaved(
     gc.collect()
     gc.freeze()  # what lives already is not looked through in each round: that takes longer than many a run
     try:
-        for round_ in range(-warm_up, rounds):
+        round_ = -warm_up
+        while round_ < rounds:
             gc.collect()
             first = round_ % len(names)
             for name in names[first:] + names[:first]:
@@ -152,8 +155,11 @@ def interleaved(
                 for _ in range(repeats):
                     runs[name]()
                 times[name].append((read() - begin) / 1e6 / repeats)
-            if round_ == -1:
-                repeats = max(1, math.ceil(least / max(min(its[-1] for its in times.values()), 1e-6)))
+            round_ += 1
+            if round_ == 0:
+                shortest = max(min(its[-1] for its in times.values()), 1e-6)
+                repeats = max(1, math.ceil(least / shortest))
+                rounds = max(rounds, math.ceil(total / (repeats * shortest)))
                 times = {name: [] for name in names}
     finally:
         gc.unfreeze()
