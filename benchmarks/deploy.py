@@ -105,7 +105,7 @@ def latencies(case: Case, backend: BackendName, batches: list[int], options: arg
             before = (make(), make()) if place % 2 else None
             with Runtime(case.artifact, backend=backend, threads=options.threads, cache=1, width=width) as runtime:
                 first, second = before or (make(), make())
-                time.sleep(1.5)  # until what building left behind is tidied up
+                runtime.tidy()
                 for batch in batches:
                     x = noise(case, batch)
                     sides = {

@@ -10,7 +10,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,6 @@ import numpy as np
 from slimmable.runtime import Artifact, Runtime
 from slimmable.runtime.buffers import trim
 from slimmable.runtime.memory import own_memory, watched
-
-SETTLED = 1.5
-"""Seconds after which our runtime has given back what a switch left behind."""
 
 
 def measured(
@@ -91,19 +87,19 @@ def _ours(path: str, files: dict[str, str], least: str, before: str, width: str,
     start = own_memory()
     with watched() as most, Runtime(artifact, threads=1, cache=1, width=width) as runtime:
         runtime.run(x)
-        time.sleep(SETTLED)
+        runtime.tidy()
         steady, peak = own_memory()["VmRSS"] - start["VmRSS"], most[0] - start["RssAnon"]
     trim()
     with Runtime(artifact, threads=1, cache=1, width=before) as runtime:
         runtime.run(x)
-        time.sleep(SETTLED)
+        runtime.tidy()
         target = artifact.index(width)
         with watched() as most:
             runtime.set(width, wait=False)
             while runtime.active != target:
                 runtime.run(x)
             runtime.run(x)
-            time.sleep(SETTLED)
+            runtime.tidy()
     return {"": steady, "_peak": peak, "_switching": most[0] - start["RssAnon"]}
 
 
@@ -125,7 +121,6 @@ def _native(path: str, files: dict[str, str], least: str, before: str, width: st
     with watched() as most:
         session = load(width)
         trim()
-        time.sleep(SETTLED)
         steady, peak = own_memory()["VmRSS"] - start["VmRSS"], most[0] - start["RssAnon"]
     del session
     trim()
@@ -133,7 +128,6 @@ def _native(path: str, files: dict[str, str], least: str, before: str, width: st
     trim()
     with watched() as most:
         serving = load(width)  # the one before goes only when this one is there
-        time.sleep(SETTLED)
     del serving
     return {"": steady, "_peak": peak, "_switching": most[0] - start["RssAnon"]}
 

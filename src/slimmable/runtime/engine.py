@@ -187,6 +187,21 @@ class Runtime:
         """Bytes of the tensors of a width."""
         return self.artifact.nbytes(self._graphs, self.artifact.index(width))
 
+    def tidy(self) -> None:
+        """Give back what switches left behind: spare memory, pages of the file, and what the allocator keeps.
+
+        It happens by itself when no switch has come for a second.
+        """
+        with self._building:
+            self._buffers.tidy()
+            self._engine.tidy()
+            with self._lock:
+                kept = [(live.buffer, live.nbytes) for live in self._live.values() if live.buffer is not None]
+            for buffer, size in kept:
+                buffer.shrink(size)
+            self.artifact.release()
+        trim()
+
     def close(self) -> None:
         """Finish what is running, and give back the memory."""
         with self._lock:
@@ -325,19 +340,7 @@ class Runtime:
                 return
         with self._lock:
             self._tidying = None
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Give back what switches left behind: spare memory, pages of the file, and what the allocator keeps."""
-        with self._building:
-            self._buffers.tidy()
-            self._engine.tidy()
-            with self._lock:
-                kept = [(live.buffer, live.nbytes) for live in self._live.values() if live.buffer is not None]
-            for buffer, size in kept:
-                buffer.shrink(size)
-            self.artifact.release()
-        trim()
+        self.tidy()
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from slimmable.runtime.engine import Runtime
 
 _SECONDS = 600
 _INTERVAL = 0.0002
-_SETTLED = 2.0
-"""Seconds after which a runtime has given back what building a session left behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +117,7 @@ def _measure(path: str, backend: BackendName, index: int, batch: int, threads: i
     before = own_memory()
     with watched() as most, Runtime(artifact, backend=backend, threads=threads, cache=1, width=index) as runtime:
         runtime.run(*inputs)
-        time.sleep(_SETTLED)
+        runtime.tidy()
         after = own_memory()
     return Footprint(steady=after["VmRSS"] - before["VmRSS"], peak=most[0] - before["RssAnon"])
 
