@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from slimmable.errors import ExtractionError, MissingDependencyError
+from slimmable.export.out_of_place import out_of_place
 from slimmable.export.tracing import resized
 
 MAXIMUM_BATCH = 32
@@ -115,7 +116,7 @@ def _marked(
     """The traced network, its weights marked as external if they are."""
     batch = torch.export.Dim("batch", min=1, max=MAXIMUM_BATCH)
     dynamic = tuple({0: batch} for _ in example) if any_batch else None
-    exported = torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
+    exported = out_of_place(torch.export.export(module, example, dynamic_shapes=dynamic, strict=False))
     if not external:
         return exported
     from executorch.exir.passes.external_constants_pass import delegate_external_constants_pass_unlifted

@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from slimmable.core.twins import twin, with_tensors
 from slimmable.errors import ExtractionError, MissingDependencyError
 from slimmable.export.graph import Graph
+from slimmable.export.out_of_place import out_of_place
 from slimmable.runtime.base import Signature
 
 OPSET: Final = 20
@@ -138,7 +139,7 @@ def _traced(module: nn.Module, example: tuple[Any, ...]) -> torch.export.Exporte
     if program is None or not _varies(program):
         program = torch.export.export(twin(module), example, strict=False)
         _LOG.warning("%s takes batches of the example's size alone", type(module).__name__)
-    return _selecting(_afresh(program))
+    return _selecting(out_of_place(program))
 
 
 def _varies(program: torch.export.ExportedProgram) -> bool:
@@ -146,40 +147,6 @@ def _varies(program: torch.export.ExportedProgram) -> bool:
     names = program.graph_signature.user_inputs
     inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder") if node.name in names]
     return any(isinstance(each, Tensor) and not is_concrete_int((*each.shape, 1)[0]) for each in inputs)
-
-
-def _afresh(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Write into a new tensor where nobody else reads the old one.
-
-    The exporter knows ``hardtanh``; ``hardtanh_`` it would take apart, which is half of its time for a MobileNet.
-    """
-    for node in program.graph.nodes:
-        if (instead := _functional(node.target)) is not None and _written_alone(node):
-            node.target = instead
-    return program
-
-
-def _functional(target: Any) -> Any:
-    """The operator that writes into a new tensor what this one writes into its first; None if it does not.
-
-    >>> _functional(torch.ops.aten.add_.Tensor), _functional(torch.ops.aten.add.Tensor)
-    (<OpOverload(op='aten.add', overload='Tensor')>, None)
-    """
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
-        return None
-    name = target.overloadpacket.__name__
-    packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
-    return getattr(packet, target._overloadname, None)
-
-
-def _written_alone(node: fx.Node) -> bool:
-    """Whether a node writes into a tensor that an operator made for it alone, of the type of all that it reads."""
-    made = node.args[0]
-    if not isinstance(made, fx.Node) or not isinstance(made.target, torch._ops.OpOverload) or len(made.users) > 1:
-        return False
-    if any(each.alias_info is not None for each in made.target._schema.returns):
-        return False
-    return len({getattr(each.meta["val"], "dtype", None) for each in (node, *node.all_input_nodes)}) == 1
 
 
 def _selecting(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
