@@ -181,7 +181,7 @@ def switching(case: Case, backend: BackendName, options: argparse.Namespace) -> 
         names = list(case.widths)
         times: dict[str, dict[str, list[float]]] = {name: {} for name in names}
         sides = ["ours", "native"] if backend == "onnx" else ["ours"]
-        for round_ in range(2 * max(options.rounds // 2, 3)):
+        for round_ in range(2 * max(options.rounds, 3)):
             for at, name in enumerate(names):
                 runtime.set(names[at - 1])
                 if backend == "onnx":
