@@ -5,8 +5,8 @@ width stands a network of that width exported by the runtime's own means from pl
 loaded twice. All run in turn; ours is compared with both, and the second with the first as control: what that strays
 from 1 is noise. All are made anew many times, for where their memory happens to lie is worth a few percent.
 
-Each network on each runtime is a part of the record, with its own date: what a run is not asked for, or does not come
-to, stays as an earlier one has left it.
+Each quantity of a network on a runtime is a part of the record, with its own date and machine: what a run is not asked
+for (``--networks``, ``--runtimes``, ``--only``), or does not come to, stays as an earlier one has left it.
 
 * ``onnxruntime_ratio``, ``openvino_ratio``, ``executorch_ratio``, ``torch_ratio``: latency over the native one, the
   worst cell; ``..._median`` the median of all cells; ``extracted_ratio``: the plain extracted module;
@@ -52,12 +52,15 @@ BACKENDS: dict[BackendName, str] = {
     "executorch": "executorch",
     "torch": "torch",
 }
+QUANTITIES = ("latency", "switching", "cached_us", "extracted", "memory", "sizes")
 SHORTEST = 4.0
 """Milliseconds: shorter runs are repeated, or the clock would be measured."""
 USUAL = 20.0
 """Milliseconds: what takes less has more rounds, for a neighbour slows the machine for longer than a run takes."""
+MOBILE = ("mobilenet_v2 torch", "mobilenet_v1_cifar torch")
+"""Parts whose switches are to take no more than a millisecond."""
 Part = dict[str, Any]
-"""What was measured of a network on a runtime, as it is in the record."""
+"""What was measured of a network on a runtime, by quantity: when, where, and what was found."""
 Sides = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
 
@@ -90,13 +93,13 @@ class Cell:
         }
 
 
-def latencies(case: Case, backend: BackendName, batches: list[int], options: argparse.Namespace) -> list[Cell]:
+def latencies(case: Case, backend: BackendName, batches: list[int], options: argparse.Namespace) -> list[Json]:
     """Every width and batch of a network on a runtime.
 
     Where a session's memory happens to lie is worth a few percent, so all sides are made anew many times, ours before
     the others or after them in turn.
     """
-    cells: list[Cell] = []
+    cells: list[Json] = []
     for width in case.widths:
         found: dict[int, list[Times]] = {batch: [] for batch in batches}
         differences: dict[int, list[float]] = {batch: [] for batch in batches}
@@ -118,7 +121,8 @@ def latencies(case: Case, backend: BackendName, batches: list[int], options: arg
             del before, first, second, sides
             gc.collect()
         cells += [
-            cell(case.name, BACKENDS[backend], width, batch, found[batch], max(differences[batch])) for batch in batches
+            cell(case.name, BACKENDS[backend], width, batch, found[batch], max(differences[batch])).to_json()
+            for batch in batches
         ]
     return cells
 
@@ -158,9 +162,9 @@ def array(value: Any) -> np.ndarray:
     return array(next(iter(value.values()))) if hasattr(value, "values") else array(value[0])
 
 
-def extracted(case: Case, options: argparse.Namespace) -> list[Cell]:
+def extracted(case: Case, options: argparse.Namespace) -> list[Json]:
     """The plain extracted module against a network of plain modules: itself, made a second time."""
-    cells: list[Cell] = []
+    cells: list[Json] = []
     x = case.inputs[:1].numpy()
     for width in case.widths:
         found: list[Times] = []
@@ -168,7 +172,7 @@ def extracted(case: Case, options: argparse.Namespace) -> list[Cell]:
             made = [natives(case, "torch", width, options.threads) for _ in range(3)]
             sides = {name: partial(run, x) for name, run in zip(("native", "ours", "control"), made, strict=True)}
             found.append(timed(turned(sides, place), 1, options))
-        cells.append(cell(case.name, "extracted", width, 1, found, 0.0))
+        cells.append(cell(case.name, "extracted", width, 1, found, 0.0).to_json())
     return cells
 
 
@@ -233,26 +237,33 @@ def sizes(case: Case, stored: int) -> dict[str, float]:
 
 
 def part(case: Case, backend: BackendName, options: argparse.Namespace) -> Part:
-    """Everything of a network on a runtime, with what does not depend on the runtime beside one of them."""
+    """Everything that is asked of a network on a runtime; sizes and memory are measured with ONNX Runtime."""
     write(case, [backend])
     batches = [int(each) for each in options.batches.split(",")]
-    cells = latencies(case, backend, batches, options)
-    found: Part = circumstances(options)
+    files = partial(case.native, suffix="onnx")
+    ways: dict[str, Callable[[], Any]] = {"latency": lambda: latencies(case, backend, batches, options)}
     if backend in ("onnx", "torch"):
-        found |= {"switching": switching(case, backend, options), "cached_us": cached(case, backend, options)}
+        ways["switching"] = lambda: switching(case, backend, options)
+        ways["cached_us"] = lambda: cached(case, backend, options)
     if backend == "torch":
-        cells += extracted(case, options)
+        ways["extracted"] = lambda: extracted(case, options)
     if backend == "onnx":
-        files, side = partial(case.native, suffix="onnx"), case.inputs.shape[-1]
-        memory = measured(case.artifact, files, list(case.widths), side=side, times=min(options.places, 3))
-        found |= {"sizes": sizes(case, options.stored), "memory": memory}
-    return {**found, "cells": [cell.to_json() for cell in cells]}
+        side, times = case.inputs.shape[-1], min(options.places, 3)
+        ways["memory"] = lambda: measured(case.artifact, files, list(case.widths), side=side, times=times)
+        ways["sizes"] = lambda: sizes(case, options.stored)
+    asked = options.only.split(",") if options.only else ways
+    return {name: {**circumstances(options), "found": way()} for name, way in ways.items() if name in asked}
+
+
+def every(parts: dict[str, Part], quantity: str, *, named: str = "") -> list[Any]:
+    """What was found of a quantity, wherever it was measured and the part's name has this in it."""
+    return [its[quantity]["found"] for name, its in parts.items() if quantity in its and named in name]
 
 
 def figures_of(parts: dict[str, Part]) -> dict[str, float]:
     """What the last line says, of all parts."""
-    cells = [cell for its in parts.values() for cell in its["cells"]]
     figures: dict[str, float] = {}
+    cells = [cell for what in ("latency", "extracted") for its in every(parts, what) for cell in its]
     for label in (*BACKENDS.values(), "extracted"):
         its = [cell for cell in cells if cell["backend"] == label]
         if its:
@@ -260,25 +271,22 @@ def figures_of(parts: dict[str, Part]) -> dict[str, float]:
             figures[f"{label}_median"] = statistics.median(cell["ours"]["median"] for cell in its)
             figures[f"{label}_control"] = max(cell["control"]["median"] for cell in its)
             figures[f"{label}_difference"] = max(cell["difference"] for cell in its)
-    onnx = [its for name, its in parts.items() if name.endswith(" onnx")]
-    if onnx:
-        cold = [each for its in onnx for each in its["switching"].values()]
+    cold = [each for its in every(parts, "switching", named=" onnx") for each in its.values()]
+    if cold:
         figures["onnxruntime_switch_ratio"] = max(each["ours"] / each["native"] for each in cold)
-        size = [its["sizes"] for its in onnx]
+    if size := every(parts, "sizes"):
         figures["artifact_size_ratio"] = max(each["artifact"] / each["widest"] for each in size)
         figures["separate_size_ratio"] = max(each["separate"] / each["widest"] for each in size)
         figures["artifact30_size_ratio"] = max(each["thirty"] / each["widest"] for each in size)
-        every = [each for its in onnx for each in its["memory"].values()]
-        figures["memory_ratio"] = max(each["ours"] / each["native"] for each in every)
-        figures["peak_ratio"] = max(each["ours_peak"] / each["native_peak"] for each in every)
-        takeovers = [each for each in every if "ours_switching" in each]  # records before 2026-12 have none
-        if takeovers:
-            figures["takeover_ratio"] = max(each["ours_switching"] / each["native_switching"] for each in takeovers)
-    mobile = [its["switching"] for name, its in parts.items() if "mobilenet" in name and name.endswith(" torch")]
+    memory = [each for its in every(parts, "memory") for each in its.values()]
+    for figure, what in (("memory_ratio", ""), ("peak_ratio", "_peak"), ("takeover_ratio", "_switching")):
+        # Records before 2026-12 have no takeover.
+        if its := [each[f"ours{what}"] / each[f"native{what}"] for each in memory if f"ours{what}" in each]:
+            figures[figure] = max(its)
+    mobile = [its for name in MOBILE for its in every(parts, "switching", named=name)]
     if mobile:
         figures["torch_switch_ms"] = max(each["ours"] for its in mobile for each in its.values())
-    hits = [its["cached_us"] for its in parts.values() if "cached_us" in its]
-    if hits:
+    if hits := every(parts, "cached_us"):
         figures["cached_us"] = max(hits)
     return figures
 
@@ -295,8 +303,9 @@ def show_all(parts: dict[str, Part]) -> None:
                 f"{cell['control']['median']:.3f}",
                 f"{cell['difference']:.1e}",
             )
-            for its in parts.values()
-            for cell in its["cells"]
+            for what in ("latency", "extracted")
+            for its in every(parts, what)
+            for cell in its
         ],
     )
     show(
@@ -305,7 +314,7 @@ def show_all(parts: dict[str, Part]) -> None:
         [
             (f"{name}, {width}", f"{each['ours']:.2f}", f"{each['native']:.2f}" if "native" in each else "")
             for name, its in parts.items()
-            for width, each in its.get("switching", {}).items()
+            for width, each in its.get("switching", {"found": {}})["found"].items()
         ],
     )
 
@@ -319,10 +328,13 @@ def main() -> None:
     command.add_argument("--widths", default=",".join(WIDTHS), help="which widths (default: all)")
     command.add_argument("--places", type=int, default=9, help="how often all are made anew (default: %(default)s)")
     command.add_argument("--stored", type=int, default=30, help="widths of the large artifact (default: %(default)s)")
+    command.add_argument("--only", help=f"which quantities, of {','.join(QUANTITIES)} (default: all)")
     command.add_argument("--size", type=int, help="side of the image in pixels (default: each network's own)")
     options = command.parse_args()
     if len(set(options.widths.split(","))) < 2:
         command.error("--widths: at least two, since a switch is from one to another")
+    if options.only and not set(options.only.split(",")) <= set(QUANTITIES):
+        command.error(f"--only {options.only}: expected some of {','.join(QUANTITIES)}")
     torch.set_num_threads(options.threads)
     chosen: list[BackendName] = [name for name in BACKENDS if name in options.runtimes.split(",")]
     known: Any = {} if options.no_record else json.loads((RESULTS / "deploy.json").read_text())["measured"]
@@ -331,7 +343,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             each = case(name, Path(folder), options.widths.split(","), size=options.size)
             for backend in chosen:
-                parts[f"{name} {backend}"] = part(each, backend, options)
+                parts[f"{name} {backend}"] |= part(each, backend, options)
                 there = {name: its for name, its in parts.items() if its}
                 record("deploy", options, figures=figures_of(there), measured=there)
     there = {name: its for name, its in parts.items() if its}
