@@ -27,7 +27,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,11 +57,11 @@ SHORTEST = 4.0
 """Milliseconds: shorter runs are repeated, or the clock would be measured."""
 USUAL = 20.0
 """Milliseconds: what takes less has more rounds, for a neighbour slows the machine for longer than a run takes."""
+SIDES = ("native", "ours", "control")
 MOBILE = ("mobilenet_v2 torch", "mobilenet_v1_cifar torch")
 """Parts whose switches are to take no more than a millisecond."""
 Part = dict[str, Any]
 """What was measured of a network on a runtime, by quantity: when, where, and what was found."""
-Sides = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
 
 
@@ -111,14 +111,9 @@ def latencies(case: Case, backend: BackendName, batches: list[int], options: arg
                 runtime.tidy()
                 for batch in batches:
                     x = noise(case, batch)
-                    sides = {
-                        "native": partial(first, x),
-                        "ours": partial(runtime.run, x),
-                        "control": partial(second, x),
-                    }
-                    found[batch].append(timed(turned(sides, place), batch, options))
+                    found[batch].append(timed((first, runtime.run, second), x, place, options))
                     differences[batch].append(float(np.abs(array(first(x)) - array(runtime.run(x))).max()))
-            del before, first, second, sides
+            del before, first, second
             gc.collect()
         cells += [
             cell(case.name, BACKENDS[backend], width, batch, found[batch], max(differences[batch])).to_json()
@@ -133,23 +128,29 @@ def noise(case: Case, batch: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((batch, 3, side, side)).astype(np.float32)
 
 
-def turned(sides: Sides, place: int) -> Sides:
-    """The sides beginning with another one at each place: who runs first has the better memory."""
-    names = list(sides)
-    first = place % len(names)
-    return {name: sides[name] for name in names[first:] + names[:first]}
+def timed(
+    made: Sequence[Callable[[np.ndarray], object]], x: np.ndarray, place: int, options: argparse.Namespace
+) -> Times:
+    """Milliseconds of all sides, beginning with another one at each place: who runs first has the better memory.
 
-
-def timed(sides: Sides, batch: int, options: argparse.Namespace) -> Times:
-    """Milliseconds of all sides; large batches take long and stray less, so they have fewer rounds."""
-    rounds, warm_up = (options.rounds, 2) if batch == 1 else (max(options.rounds // 3, 1), 1)
-    total = rounds * USUAL
-    return interleaved(sides, rounds=rounds, warm_up=warm_up, clock=options.clock, least=SHORTEST, total=total)
+    Large batches take long and stray less, so they have fewer rounds.
+    """
+    runs = {name: partial(run, x) for name, run in zip(SIDES, made, strict=True)}
+    first = place % len(SIDES)
+    rounds, warm_up = (options.rounds, 2) if len(x) == 1 else (max(options.rounds // 3, 1), 1)
+    return interleaved(
+        {name: runs[name] for name in SIDES[first:] + SIDES[:first]},
+        rounds=rounds,
+        warm_up=warm_up,
+        clock=options.clock,
+        least=SHORTEST,
+        total=rounds * USUAL,
+    )
 
 
 def cell(case: str, label: str, width: str, batch: int, found: list[Times], difference: float) -> Cell:
     """Ratios of all rounds, wherever the memory lay."""
-    native, ours, control = ([ms for its in found for ms in its[name]] for name in ("native", "ours", "control"))
+    native, ours, control = ([ms for its in found for ms in its[name]] for name in SIDES)
     # Not with the mean of both: a round that was disturbed would be in it twice as often as in ours.
     over_both = Ratio.of([*ours, *ours], [*native, *control])
     return Cell(case, label, width, batch, over_both, Ratio.of(control, native), difference)
@@ -169,9 +170,8 @@ def extracted(case: Case, options: argparse.Namespace) -> list[Json]:
     for width in case.widths:
         found: list[Times] = []
         for place in range(options.places):
-            made = [natives(case, "torch", width, options.threads) for _ in range(3)]
-            sides = {name: partial(run, x) for name, run in zip(("native", "ours", "control"), made, strict=True)}
-            found.append(timed(turned(sides, place), 1, options))
+            made = [natives(case, "torch", width, options.threads) for _ in SIDES]
+            found.append(timed(made, x, place, options))
         cells.append(cell(case.name, "extracted", width, 1, found, 0.0).to_json())
     return cells
 
