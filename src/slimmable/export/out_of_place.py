@@ -40,4 +40,4 @@ def _written_alone(node: fx.Node) -> bool:
         return False
     if any(each.alias_info is not None for each in made.target._schema.returns):
         return False
-    return len({getattr(each.meta["val"], "dtype", None) for each in (node, *node.all_input_nodes)}) == 1
+    return len({getattr(each.meta.get("val"), "dtype", None) for each in (node, *node.all_input_nodes)}) == 1

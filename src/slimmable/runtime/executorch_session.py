@@ -86,8 +86,9 @@ class ExecuTorchSession:
             if module is None:
                 raise DeploymentError("the session is closed; build another one")
             try:
-                if plain:  # behind a run that went through the whole cache, each line of Python costs a microsecond
-                    return [each.numpy().copy() for each in module.forward(given, False) if type(each) is Tensor]
+                if plain:  # few lines, of which each costs a microsecond behind a run that went through the whole cache
+                    found = module.forward(given, False)  # in memory that the next run writes: copied here
+                    return [each.numpy().copy() for each in found if type(each) is Tensor]
                 return self._looked_at(given, arrays=all_arrays(inputs))
             except RuntimeError as error:
                 raise DeploymentError(
