@@ -128,7 +128,7 @@ BARS = {
     "deploy": {
         **{f"{name}_difference": 0 for name in ("onnxruntime", "openvino", "executorch", "torch", "extracted")},
         **{f"{name}_median": 1.01 for name in ("onnxruntime", "openvino", "executorch", "torch", "extracted")},
-        **{f"{name}_ratio": 1.03 for name in ("openvino", "executorch", "torch", "extracted")},
+        **{f"{name}_ratio": 1.03 for name in ("onnxruntime", "openvino", "executorch", "torch", "extracted")},
         "onnxruntime_switch_ratio": 1.25,
         "torch_switch_ms": 1.0,
         "cached_us": 10,
