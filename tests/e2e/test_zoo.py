@@ -42,7 +42,7 @@ CASES = [
     Case("torchvision:shufflenet_v2_x0_5", 64, 20, 56, 57),
     Case("torchvision:regnet_y_400mf", 64, 52, 86, 86),
     Case("torchvision:resnext50_32x4d", 64, 37, 54, 54),
-    Case("torchvision:swin_t", 112, 16, 53, 53),
+    Case("torchvision:swin_t", 224, 16, 53, 53),
     Case("torchvision:vit_b_16", 64, 13, 50, 50, {"image_size": 64}),
     Case("torchvision:googlenet", 64, 61, 64, 64),
     Case("torchvision:efficientnet_b0", 64, 36, 82, 82),
